@@ -1,0 +1,65 @@
+"""Make the files that ship with the package: `python -m rankfold.models.pack --data DIR --trained DIR --out DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rankfold.models import demo, fashion_mnist
+from rankfold.models.export import export_vit
+from rankfold.models.vit import ViT, ViTShape
+
+CALIBRATION_IMAGES = 512
+TEST_IMAGES = 1000
+SEED = 0
+
+
+def pack(data: Path, weights: Path, folder: Path) -> None:
+    """Write the network of `weights` as ONNX, and its calibration and test images, into `folder`.
+
+    The calibration images are a seeded draw from the training split, in file order; the test images are the first of
+    the test split, with their labels.
+
+    Raises:
+        OSError: A file cannot be read or written.
+        ValueError: A data file is not what it should be.
+    """
+    network = ViT(ViTShape())
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    export_vit(network, ViTShape(), folder / demo.MODEL_FILE)
+    train = fashion_mnist.read(data, "train").images
+    drawn = np.sort(np.random.default_rng(SEED).choice(len(train), CALIBRATION_IMAGES, replace=False))
+    _save(folder / demo.CALIBRATION_FILE, {"image": fashion_mnist.as_input(train[drawn])})
+    test = fashion_mnist.read(data, "test")
+    shown = slice(0, TEST_IMAGES)
+    labelled = {"image": fashion_mnist.as_input(test.images[shown]), "labels": test.labels[shown].astype(np.int64)}
+    _save(folder / demo.TEST_FILE, labelled)
+
+
+def _save(path: Path, arrays: dict[str, NDArray[np.float32] | NDArray[np.int64]]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(partial, path)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line above."""
+    parser = argparse.ArgumentParser(prog="python -m rankfold.models.pack", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the four idx.gz files")
+    parser.add_argument("--trained", type=Path, required=True, help="folder of a finished training, with best.pt")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write into: models/ of the checkout")
+    options = parser.parse_args(arguments)
+    try:
+        pack(options.data, options.trained / "best.pt", options.out)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{parser.prog}: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""One training run: its steps, its averaged weights and its checkpoints."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rankfold.models.recipe import Recipe, augment, build_optimizer, rate_at
+from rankfold.models.vit import ViT, ViTShape
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Return the share of images (count, 1, 28, 28) whose largest logit is their label."""
+    model.eval()
+    hits = [(model(x).argmax(1) == y).sum() for x, y in zip(images.split(500), labels.split(500), strict=True)]
+    return float(sum(hits)) / len(labels)
+
+
+class Run:
+    """One training run, resumable from `folder/checkpoint.pt` at the last finished epoch."""
+
+    def __init__(self, shape: ViTShape, recipe: Recipe, folder: Path) -> None:
+        torch.manual_seed(recipe.seed)
+        self.shape, self.recipe, self.folder = shape, recipe, folder
+        self.model = ViT(shape, drop_path=recipe.drop_path)
+        self.average = ViT(shape)
+        self.average.load_state_dict(self.model.state_dict())
+        self.optimizer = build_optimizer(self.model, recipe)
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.epoch, self.best, self.best_epoch = 0, -1.0, -1
+
+    def resume(self) -> None:
+        """Load the checkpoint if there is one.
+
+        Raises:
+            ValueError: It was made with another shape or recipe.
+        """
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return
+        saved = torch.load(path, weights_only=True)
+        wanted = {"shape": asdict(self.shape), "recipe": asdict(self.recipe)}
+        if saved["settings"] != wanted:
+            raise ValueError(f"{path} was made with {saved['settings']}, not {wanted}; give another --out")
+        self.model.load_state_dict(saved["model"])
+        self.average.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.generator.set_state(saved["generator"])
+        torch.set_rng_state(saved["torch_rng"])
+        self.epoch, self.best, self.best_epoch = saved["epoch"], saved["best"], saved["best_epoch"]
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        state: dict[str, Any] = {
+            "settings": {"shape": asdict(self.shape), "recipe": asdict(self.recipe)},
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "torch_rng": torch.get_rng_state(),
+            "epoch": self.epoch,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+        }
+        _save_whole(state, self.folder / "checkpoint.pt")
+
+    def train_epoch(self, images: Tensor, labels: Tensor) -> float:
+        """Train over all images (count, 1, 28, 28) once, in whole batches, and return the mean loss.
+
+        Raises:
+            ValueError: There are fewer images than one batch.
+        """
+        if len(images) < self.recipe.batch:
+            raise ValueError(f"{len(images)} training images; one batch takes {self.recipe.batch}")
+        self.model.train()
+        order = torch.randperm(len(images), generator=self.generator)
+        batches = order[: len(order) // self.recipe.batch * self.recipe.batch].split(self.recipe.batch)
+        total = 0.0
+        for index, chosen in enumerate(batches):
+            rate = rate_at(self.epoch * len(batches) + index, len(batches), self.recipe)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            total += self._step(augment(images[chosen], self.recipe, self.generator), labels[chosen])
+        return total / len(batches)
+
+    def _step(self, images: Tensor, labels: Tensor) -> float:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = self.model(images)
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(now, 1 - self.recipe.average)
+        return loss.item()
+
+    def finish_epoch(self, images: Tensor, labels: Tensor) -> float:
+        """Score the averaged weights on the validation images, keep them if they are the best, and checkpoint."""
+        score = accuracy(self.average, images, labels)
+        self.epoch += 1
+        if score > self.best:
+            self.best, self.best_epoch = score, self.epoch
+            _save_whole(self.average.state_dict(), self.folder / "best.pt")
+        self.save()
+        return score
+
+
+def _save_whole(state: dict[str, Any], path: Path) -> None:
+    partial = path.with_name(path.name + ".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)

@@ -1,0 +1,1 @@
+"""Graph and numbers: finding sites, tapping, spectra, plans and folding; runs nothing."""

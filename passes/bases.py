@@ -1,0 +1,62 @@
+"""From collected moments to the basis of each site, and whether its mean is taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from rankfold.passes.fold import finite_weight
+from rankfold.passes.model_file import Model
+from rankfold.passes.side_moments import SideMoments, side_moments
+from rankfold.passes.site import Site
+from rankfold.passes.sites import Scan
+from rankfold.passes.spectrum import Spectrum, measured_tails, spectrum
+from rankfold.values import FloatArray, Moments, Request
+
+# A site without bias gains an Add only where centring takes away at least this share of the lost energy; the Add is
+# one more pass over the output.
+_ADD_PAYS = 0.05
+
+
+def site_basis(model: Model, scan: Scan, site: Site, collected: Mapping[Request, Moments]) -> Spectrum:
+    """Return a site's basis, centred where its bias can take up the mean and that pays.
+
+    Raises:
+        ModelError: The weight holds NaN or infinity.
+    """
+    weight = finite_weight(model, scan, site)
+    moments = side_moments(model, scan.index, site, collected)
+    ways = {use.centred for use in site.uses}
+    if "never" in ways:
+        return spectrum(weight, moments, centred=False)
+    centred = spectrum(weight, moments, centred=True)
+    if "add" not in ways:
+        return centred
+    plain = spectrum(weight, moments, centred=False)
+    return centred if _lost(centred, site) < (1 - _ADD_PAYS) * _lost(plain, site) else plain
+
+
+def held_out_tails(
+    model: Model, scan: Scan, site: Site, basis: Spectrum, moments: tuple[Mapping[Request, Moments], ...]
+) -> FloatArray:
+    """Return what each rank 0..k loses on held-out rows; `moments` are the calibration's and the held-out ones."""
+    calibration, other = (side_moments(model, scan.index, site, collected) for collected in moments)
+    return measured_tails(finite_weight(model, scan, site), basis, calibration, other)
+
+
+def rows_warning(site: Site, moments: SideMoments) -> str | None:
+    """Return what to tell a user whose data has fewer rows than features, or None."""
+    features = len(moments.second)
+    if moments.count >= features:
+        return None
+    return (
+        f"site {site.name!r}: {moments.count:.0f} calibration rows for {features} features; the second moment is"
+        f" rank-deficient and was damped; give at least {features} rows, better {20 * features}"
+    )
+
+
+def _lost(basis: Spectrum, site: Site) -> float:
+    """Return the energy lost at half the break-even rank."""
+    rank = site.parameters // (2 * (site.in_features + site.out_features))
+    return float(np.sum(basis.values[rank:]))

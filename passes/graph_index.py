@@ -1,0 +1,144 @@
+"""Who makes and who reads each tensor of a graph, and a copy of the graph that carries no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+_SMALL_BYTES = 1024  # shapes, axes and scalars: needed by shape inference, and cheap to keep
+_PLACEHOLDER = "weights-left-out"
+
+
+@dataclass(frozen=True)
+class GraphIndex:
+    """Lookups over the main graph; nodes are named by their place in `graph.node`.
+
+    Attributes:
+        nodes: The nodes in file order.
+        names: Their names, each different: operator and place stand in for a missing or repeated name.
+        initializers: Tensors by name that nobody can override: initializers that are not graph inputs.
+        overridable: Initializers that are graph inputs too, so that a caller may replace them.
+        producer: Tensor name to the node that makes it.
+        readers: Tensor name to the nodes that read it, once per reading operand.
+        pinned: Names that must go on existing: graph outputs and whatever nested graphs read.
+        ranks: Number of axes of each tensor, where shape inference tells.
+    """
+
+    nodes: tuple[NodeProto, ...]
+    names: tuple[str, ...]
+    initializers: dict[str, TensorProto]
+    overridable: frozenset[str]
+    producer: dict[str, int]
+    readers: dict[str, tuple[int, ...]]
+    pinned: frozenset[str]
+    ranks: dict[str, int]
+
+    def only_reader(self, tensor: str) -> int | None:
+        """Return the one node that reads a tensor nobody else needs, or None."""
+        found = self.readers.get(tensor, ())
+        return found[0] if len(found) == 1 and tensor not in self.pinned else None
+
+
+def index_graph(proto: ModelProto) -> GraphIndex:
+    """Return the lookups of a model's main graph."""
+    graph = proto.graph
+    inputs = {value.name for value in graph.input}
+    readers: dict[str, list[int]] = {}
+    for place, node in enumerate(graph.node):
+        for name in filter(None, node.input):
+            readers.setdefault(name, []).append(place)
+    return GraphIndex(
+        nodes=tuple(graph.node),
+        names=_unique_names(graph.node),
+        initializers={tensor.name: tensor for tensor in graph.initializer if tensor.name not in inputs},
+        overridable=frozenset(tensor.name for tensor in graph.initializer if tensor.name in inputs),
+        producer={name: place for place, node in enumerate(graph.node) for name in node.output if name},
+        readers={name: tuple(places) for name, places in readers.items()},
+        pinned=frozenset([value.name for value in graph.output]) | frozenset(nested_reads(graph.node)),
+        ranks=_ranks(proto),
+    )
+
+
+def nested_graphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the bodies of a control-flow node, not those inside them."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def weightless(proto: ModelProto) -> ModelProto:
+    """Return a copy whose large initializers are references to nowhere; all else is the same.
+
+    The originals' bytes are not copied on the way, so that the copy costs what the graph costs.
+    """
+    copy = copy_without(proto, "initializer")
+    copy.graph.initializer.extend(_hollow(tensor) for tensor in proto.graph.initializer)
+    return copy
+
+
+def copy_without(proto: ModelProto, *graph_fields: str) -> ModelProto:
+    """Return a copy of a model that leaves some fields of its graph empty, never having copied them."""
+    copy = ModelProto()
+    for field, value in proto.ListFields():
+        if field.name != "graph":
+            _assign(copy, field.name, value)
+    for field, value in proto.graph.ListFields():
+        if field.name not in graph_fields:
+            _assign(copy.graph, field.name, value)
+    return copy
+
+
+def nested_reads(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    """Yield the names that control-flow bodies read or give back, at any depth."""
+    for node in nodes:
+        for body in nested_graphs(node):
+            yield from (name for inner in body.node for name in inner.input if name)
+            yield from (value.name for value in body.output)
+            yield from nested_reads(body.node)
+
+
+def _unique_names(nodes: Iterable[NodeProto]) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    for place, node in enumerate(nodes):
+        fallback = f"{node.op_type}_{place}"
+        names[node.name if node.name and node.name not in names else fallback] = None
+    return tuple(names)
+
+
+def _assign(target: ModelProto | GraphProto, name: str, value: object) -> None:
+    if isinstance(value, (str, bytes, int, float)):
+        setattr(target, name, value)
+    elif hasattr(value, "CopyFrom"):
+        getattr(target, name).CopyFrom(value)
+    else:
+        getattr(target, name).extend(value)
+
+
+def _hollow(tensor: TensorProto) -> TensorProto:
+    size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    for extent in tensor.dims:
+        size *= extent
+    if size <= _SMALL_BYTES and tensor.data_location != TensorProto.EXTERNAL:
+        return tensor
+    hollow = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    hollow.data_location = TensorProto.EXTERNAL
+    hollow.external_data.add(key="location", value=_PLACEHOLDER)
+    return hollow
+
+
+def _ranks(proto: ModelProto) -> dict[str, int]:
+    try:
+        graph = onnx.shape_inference.infer_shapes(weightless(proto)).graph
+    except onnx.shape_inference.InferenceError:
+        graph = proto.graph
+    known = [*graph.input, *graph.value_info, *graph.output]
+    return {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in known
+        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")
+    }

@@ -1,0 +1,77 @@
+"""The one addition to a model's metadata: which pairs rankfold made, so that a later run knows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from onnx import ModelProto
+
+from rankfold.errors import ModelError
+from rankfold.passes.model_file import Model
+
+PREFIX = "rankfold."
+_PAIRS = PREFIX + "pairs"
+_VERSION = PREFIX + "version"
+_PLAN = PREFIX + "plan"
+
+
+@dataclass(frozen=True)
+class FoldedPair:
+    """Two factors that stand for one weight.
+
+    Attributes:
+        site: The node whose weight it was.
+        down, up: Initializer names of the factors.
+        in_features, out_features, rank: Sizes of the original and of the fold.
+    """
+
+    site: str
+    down: str
+    up: str
+    in_features: int
+    out_features: int
+    rank: int
+
+    @property
+    def parameters(self) -> int:
+        """Return the elements of both factors."""
+        return self.rank * (self.in_features + self.out_features)
+
+    @property
+    def dense_parameters(self) -> int:
+        """Return the elements of the weight they stand for."""
+        return self.in_features * self.out_features
+
+
+def read_pairs(model: Model) -> tuple[FoldedPair, ...]:
+    """Return the recorded pairs whose factors are still there.
+
+    Raises:
+        ModelError: The record is damaged.
+    """
+    text = next((entry.value for entry in model.proto.metadata_props if entry.key == _PAIRS), "[]")
+    try:
+        pairs = [FoldedPair(**entry) for entry in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        raise ModelError(
+            f"{model.path}: the metadata key {_PAIRS!r} is damaged ({error}); remove the key, and the factors will be"
+            " taken for ordinary weights"
+        ) from error
+    present = {tensor.name for tensor in model.proto.graph.initializer}
+    return tuple(pair for pair in pairs if pair.down in present and pair.up in present)
+
+
+def record_pairs(proto: ModelProto, pairs: Iterable[FoldedPair], *, version: str, plan_digest: str) -> None:
+    """Write the record into a model, in place of the one it has; all other metadata stays as it is."""
+    record = {
+        _VERSION: version,
+        _PLAN: plan_digest,
+        _PAIRS: json.dumps([asdict(pair) for pair in pairs], separators=(",", ":")),
+    }
+    for entry in proto.metadata_props:
+        if entry.key in record:
+            entry.value = record.pop(entry.key)
+    for key, value in record.items():
+        proto.metadata_props.add(key=key, value=value)

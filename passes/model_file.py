@@ -1,0 +1,174 @@
+"""Opening a model file: checked before any work, weights read one at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from rankfold.errors import ModelError
+from rankfold.values import InputSpec
+
+_DIGEST_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checked model file.
+
+    Attributes:
+        path: Where it lies; external data is looked for beside it.
+        proto: Its content, never changed; weights in external files are references only.
+        digest: sha256 over the file and its external data files, as hexadecimal text.
+    """
+
+    path: Path
+    proto: onnx.ModelProto
+    digest: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the size of the model file and its external data files together."""
+        return sum(path.stat().st_size for path in self.files)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the model file and its external data files, each once."""
+        return (self.path, *_external_files(self.path, self.proto))
+
+    def tensor(self, proto: TensorProto) -> NDArray[np.generic]:
+        """Return one tensor's values, read from the file it lies in; external ones are memory-mapped."""
+        if not uses_external_data(proto):
+            return numpy_helper.to_array(proto)
+        reference = ExternalDataInfo(proto)
+        return np.memmap(
+            self.path.parent / reference.location,
+            dtype=onnx.helper.tensor_dtype_to_np_dtype(proto.data_type),
+            mode="r",
+            offset=reference.offset or 0,
+            shape=tuple(proto.dims),
+        )
+
+    def tensor_bytes(self, proto: TensorProto) -> memoryview:
+        """Return one tensor's raw bytes as they are stored; external ones are memory-mapped."""
+        if not uses_external_data(proto):
+            return memoryview(proto.raw_data)
+        reference = ExternalDataInfo(proto)
+        path, start = self.path.parent / reference.location, reference.offset or 0
+        return memoryview(np.memmap(path, np.uint8, "r", start, (reference.length or path.stat().st_size - start,)))
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Open and check a model file.
+
+    Raises:
+        ModelError: It is missing, empty, not an ONNX model, refused by the ONNX checker, names two
+            initializers alike, or refers to external data that is not there.
+    """
+    where = Path(path)
+    _check_readable(where)
+    _check_onnx(where)
+    try:
+        proto = onnx.load(where, load_external_data=False)
+    except DecodeError as error:
+        raise ModelError(f"{where}: not an ONNX model ({error}); give a file that an exporter wrote") from error
+    counts = Counter(tensor.name for tensor in proto.graph.initializer)
+    double = sorted(name for name, count in counts.items() if count > 1)
+    if double:
+        raise ModelError(
+            f"{where}: initializer {double[0]!r} stands {counts[double[0]]} times; names must be unique, since tools"
+            " disagree on which one counts; export the model again"
+        )
+    for tensor in proto.graph.initializer:
+        if uses_external_data(tensor):
+            _check_external(where, tensor)
+    return Model(where, proto, _digest((where, *_external_files(where, proto))))
+
+
+def input_specs(model: Model) -> tuple[InputSpec, ...]:
+    """Return the inputs a caller has to feed: graph inputs that have no initializer.
+
+    Raises:
+        ModelError: An input is not a tensor.
+    """
+    return tuple(_input_spec(model, value) for value in _fed_inputs(model))
+
+
+def output_names(model: Model) -> tuple[str, ...]:
+    """Return the names of the graph's outputs, in order."""
+    return tuple(value.name for value in model.proto.graph.output)
+
+
+def _fed_inputs(model: Model) -> Iterator[onnx.ValueInfoProto]:
+    known = {tensor.name for tensor in model.proto.graph.initializer}
+    return (value for value in model.proto.graph.input if value.name not in known)
+
+
+def _input_spec(model: Model, value: onnx.ValueInfoProto) -> InputSpec:
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        raise ModelError(
+            f"{model.path}: input {value.name!r} is not a tensor of known rank; rankfold feeds tensors only"
+        )
+    kind = value.type.tensor_type
+    axes = tuple(
+        dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None if dim.HasField("dim_param") else None)
+        for dim in kind.shape.dim
+    )
+    return InputSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name, axes)
+
+
+def _check_readable(where: Path) -> None:
+    try:
+        with where.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise ModelError(f"{where}: cannot be read ({error.strerror}); give the path of an ONNX model") from error
+    if empty:
+        raise ModelError(f"{where}: the file is empty; an ONNX model was expected; export it again")
+
+
+def _check_onnx(where: Path) -> None:
+    try:
+        onnx.checker.check_model(str(where))
+    except (onnx.checker.ValidationError, DecodeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{where}: refused by the ONNX checker: {reason[:400]}; export the model again") from error
+
+
+def _check_external(where: Path, tensor: TensorProto) -> None:
+    reference = ExternalDataInfo(tensor)
+    path = where.parent / reference.location
+    start = reference.offset or 0
+    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    length = reference.length or int(np.prod(tensor.dims, dtype=np.int64)) * itemsize
+    found = path.stat().st_size if path.is_file() else -1
+    if found < start + length:
+        state = f"has {found} bytes" if found >= 0 else "is missing"
+        raise ModelError(
+            f"{where}: tensor {tensor.name!r} lies at bytes {start} to {start + length} of {path}, which {state};"
+            " copy the data file beside the model whole"
+        )
+
+
+def _external_files(where: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
+    places = (ExternalDataInfo(tensor).location for tensor in proto.graph.initializer if uses_external_data(tensor))
+    return tuple(where.parent / place for place in dict.fromkeys(places))
+
+
+def _digest(files: tuple[Path, ...]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(_DIGEST_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,111 @@
+"""Making a rank plan from a budget, and checking a plan against a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from rankfold.errors import PlanError
+from rankfold.passes.allocate import Choice, Curve, allocate, parameter_curve, within_error
+from rankfold.passes.site import Site
+from rankfold.passes.sites import Scan
+from rankfold.passes.spectrum import Spectrum
+from rankfold.values import Energy, Keep, RankPlan, SiteRank
+
+
+def site_curves(scan: Scan, spectra: Mapping[str, Spectrum]) -> tuple[Curve, ...]:
+    """Return what can be done with each site, at the error its calibration rows predict."""
+    curves = []
+    for site in scan.sites:
+        tails = spectra[site.name].tails()
+        curves.append(
+            parameter_curve(site.name, site.in_features, site.out_features, lambda rank, t=tails: float(t[rank]))  # type: ignore[misc]
+        )
+    return tuple(curves)
+
+
+def make_plan(scan: Scan, curves: tuple[Curve, ...], budget: Keep | Energy, *, model_digest: str) -> RankPlan:
+    """Return the plan that meets a budget.
+
+    A budget that earlier folds already meet leaves every site dense.
+
+    Raises:
+        PlanError: The share is not in (0, 1], or cannot be reached with the sites there are.
+    """
+    if not 0 < budget.share <= 1:
+        raise PlanError(f"the share is {budget.share}; expected a number above 0 and at most 1")
+    empty = RankPlan(
+        model_digest,
+        f"{type(budget).__name__.lower()} {budget.share:g}",
+        scan.fixed_parameters,
+        scan.fixed_dense_parameters,
+        tuple(_line(site, None) for site in scan.sites),
+    )
+    if isinstance(budget, Energy):
+        return _with_choices(empty, within_error(curves, 1 - budget.share))
+    allowed = budget.share * empty.parameters_before
+    if empty.parameters_after <= allowed:
+        return empty
+    _check_reachable(empty, curves, budget.share)
+    return _with_choices(empty, allocate(curves, allowed - empty.fixed_parameters))
+
+
+def check_plan(plan: RankPlan, scan: Scan, *, model_digest: str) -> None:
+    """Check that a plan was made for this model and that its ranks can be folded.
+
+    Raises:
+        PlanError: It was made for another model, names other sites, or asks for an impossible rank.
+    """
+    if plan.model_digest != model_digest:
+        raise PlanError(
+            f"the plan was made for a model of sha256 {plan.model_digest[:12]}…, and this one has {model_digest[:12]}…;"
+            " make a plan for this model"
+        )
+    planned = {line.site: (line.in_features, line.out_features) for line in plan.sites}
+    found = {site.name: (site.in_features, site.out_features) for site in scan.sites}
+    if planned != found:
+        odd = sorted(set(planned.items()) ^ set(found.items()))[0]
+        raise PlanError(
+            f"the plan has {len(planned)} sites and the model {len(found)}; the first that differs is {odd[0]!r} of shape"
+            f" {odd[1]}; use the --exclude patterns the plan was made with"
+        )
+    for line in plan.sites:
+        largest = min(line.in_features, line.out_features)
+        if line.rank is not None and not 1 <= line.rank <= largest:
+            raise PlanError(
+                f"site {line.site!r} has rank {line.rank} in the plan; expected 1 to {largest}, or null to leave it dense"
+            )
+
+
+def with_predictions(plan: RankPlan, spectra: Mapping[str, Spectrum]) -> RankPlan:
+    """Return the plan with its errors predicted anew, for ranks that were edited by hand."""
+    return replace(
+        plan,
+        sites=tuple(
+            replace(line, predicted_error=0.0 if line.rank is None else float(spectra[line.site].tails()[line.rank]))
+            for line in plan.sites
+        ),
+    )
+
+
+def _line(site: Site, choice: Choice | None) -> SiteRank:
+    rank, error = (None, 0.0) if choice is None else (choice.rank, choice.error)
+    return SiteRank(site.name, site.in_features, site.out_features, rank, error)
+
+
+def _with_choices(plan: RankPlan, choices: Mapping[str, Choice]) -> RankPlan:
+    lines = (
+        replace(line, rank=choices[line.site].rank, predicted_error=choices[line.site].error) for line in plan.sites
+    )
+    return replace(plan, sites=tuple(lines))
+
+
+def _check_reachable(plan: RankPlan, curves: tuple[Curve, ...], share: float) -> None:
+    least = plan.fixed_parameters + sum(curve.choices[0].cost for curve in curves)
+    if least > share * plan.parameters_before:
+        reachable = least / plan.parameters_before
+        raise PlanError(
+            f"a kept share of {share:g} cannot be reached: with every site that may be folded at its smallest rank,"
+            f" {reachable:.4f} of the parameters remain ({plan.fixed_parameters:,} of {plan.parameters_before:,} lie in"
+            f" weights that are excluded or were folded before); ask for {reachable + 5e-5:.4f} or more, or exclude less"
+        )

@@ -1,0 +1,142 @@
+"""The best low-rank replacement of a weight, from the moments of its input or of its output.
+
+`min rank(W') ≤ r of E‖x (W - W')‖²` is solved by `W' = W V_r V_rᵀ` with `V_r` the top-r eigenvectors of
+`S = Wᵀ C W`, and what it loses is the sum of the discarded eigenvalues (Eckart-Young on `C^½ W`). Centred, `C` is the
+covariance and the bias takes up the mean: `b' = b + (E[y] - b)(I - V_r V_rᵀ)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg
+
+from rankfold.passes.side_moments import SideMoments, about
+from rankfold.values import FloatArray, read_only
+
+FEW_ROWS = 2  # rows per feature below which the second moment is damped
+# A relative floor under the input's eigenvalues. With dead features `C` is singular, and its eigenbasis alone leaves
+# out directions that calibration never saw: at full rank the fold would not be the identity. With the floor those
+# directions come last, ordered by the weight itself. Its square root stays far above float64's rounding.
+_FLOOR = 1e-13
+# Sums of one batch are made in float32; eigenvalues below about d · 6e-8 · the largest are its rounding.
+FLOAT32_NOISE = 6e-8
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The basis of one site, in falling order of the output energy that each direction carries.
+
+    Attributes:
+        values: Energy per direction, ≥ 0, (k,), k = min(in, out); about the mean where centred.
+        vectors: Orthonormal columns `V`, (out, k), each with its largest component positive.
+        means: E[x W] of each use, (out,); zeros where not centred.
+        centred: Whether the mean was taken out.
+        damping: λ added to the input's second moment; 0 where rows sufficed.
+        rows: Number of calibration rows.
+    """
+
+    values: FloatArray
+    vectors: FloatArray
+    means: tuple[FloatArray, ...]
+    centred: bool
+    damping: float
+    rows: float
+
+    def __post_init__(self) -> None:
+        for array in (self.values, self.vectors, *self.means):
+            read_only(array)
+
+    @property
+    def energy(self) -> float:
+        """Return the whole output energy per row, damping included."""
+        return float(self.values.sum())
+
+    @property
+    def numerical_rank(self) -> int:
+        """Return how many directions stand above the rounding of the sums; nothing below is known to be lossless."""
+        if not self.energy:
+            return 0
+        return int((self.values > len(self.vectors) * FLOAT32_NOISE * self.values[0]).sum())
+
+    def tails(self) -> FloatArray:
+        """Return the share of the energy that each rank 0..k loses, (k + 1,), falling from 1 to 0."""
+        lost = np.concatenate([np.cumsum(self.values[::-1])[::-1], [0.0]])
+        return lost / self.energy if self.energy else np.zeros_like(lost)
+
+
+def spectrum(weight: FloatArray, moments: SideMoments, *, centred: bool) -> Spectrum:
+    """Return the basis of one site.
+
+    Args:
+        weight: `W`, (in, out).
+        moments: Of its calibration rows.
+        centred: Whether the mean is taken out, to be made up for by the bias.
+    """
+    matrix = moments.covariance if centred else moments.second
+    features = len(matrix)
+    shrink = _shrinkage(matrix, moments.count) if moments.count < FEW_ROWS * features else 0.0
+    ratio = shrink / (1 - shrink)
+    if moments.of_input:
+        damping = ratio * float(np.trace(matrix)) / features
+        values, vectors = _from_input(weight, matrix, damping)
+    else:
+        damping = ratio * float(np.trace(matrix)) / max(float((weight**2).sum()), np.finfo(float).tiny)
+        values, vectors = _from_output(weight, matrix, damping)
+    means = moments.product_means(weight)
+    return Spectrum(
+        values=np.maximum(values, 0.0),
+        vectors=_with_fixed_signs(vectors),
+        means=means if centred else tuple(np.zeros_like(mean) for mean in means),
+        centred=centred,
+        damping=damping,
+        rows=moments.count,
+    )
+
+
+def measured_tails(weight: FloatArray, basis: Spectrum, calibration: SideMoments, other: SideMoments) -> FloatArray:
+    """Return the share of the output energy that each rank 0..k loses on other rows than the basis was made from.
+
+    The energy is taken about the calibration's mean where the basis is centred, since that is what the bias makes up
+    for. Shape (k + 1,).
+    """
+    matrix = about(other, calibration.means) if basis.centred else other.second
+    projected = weight @ basis.vectors if other.of_input else basis.vectors
+    carried = np.einsum("ij,ij->j", projected, matrix @ projected)
+    whole = float(np.einsum("ij,ij->", weight, matrix @ weight) if other.of_input else np.trace(matrix))
+    lost = whole - np.concatenate([[0.0], np.cumsum(carried)])
+    return np.clip(lost / whole, 0.0, None) if whole > 0 else np.zeros_like(lost)
+
+
+def _from_input(weight: FloatArray, matrix: FloatArray, damping: float) -> tuple[FloatArray, FloatArray]:
+    """Return squared singular values and right singular vectors of the thin SVD of `Λ^½ Uᵀ W`."""
+    values, basis = linalg.eigh(matrix)
+    floor = _FLOOR * max(float(values[-1]), np.finfo(float).tiny)
+    scaled = np.sqrt(np.maximum(values, 0.0) + damping + floor)[:, None] * (basis.T @ weight)
+    _, singular, right = linalg.svd(scaled, full_matrices=False)
+    return singular**2, right.T
+
+
+def _from_output(weight: FloatArray, matrix: FloatArray, damping: float) -> tuple[FloatArray, FloatArray]:
+    damped = matrix + damping * (weight.T @ weight) if damping else matrix
+    values, vectors = linalg.eigh(damped)
+    kept = min(weight.shape)
+    return values[::-1][:kept], vectors[:, ::-1][:, :kept]
+
+
+def _with_fixed_signs(vectors: FloatArray) -> FloatArray:
+    largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
+    return vectors * np.where(largest < 0, -1.0, 1.0)
+
+
+def _shrinkage(matrix: FloatArray, rows: float) -> float:
+    """Return the share by which a covariance of few rows is drawn toward a multiple of the identity, in [0, 1).
+
+    The oracle-approximating estimate of Chen, Wiesel, Eldar and Hero (2010), IEEE TSP 58(10), equation 23.
+    """
+    features = len(matrix)
+    square, trace = float((matrix**2).sum()), float(np.trace(matrix)) ** 2
+    below = (rows + 1 - 2 / features) * (square - trace / features)
+    share = ((1 - 2 / features) * square + trace) / below if below > 0 else 1.0
+    return min(share, 0.99)

@@ -1,0 +1,139 @@
+"""A copy of a model that also sums the rows of chosen tensors, inside the graph.
+
+Behind each tensor stand `rows = reshape(tensor, (-1, d))`, every `stride`-th of them from an offset on, and from those
+the gram matrix `rowsᵀ rows`, the column sums and the number of rows. Per batch this is one product in the runtime's own
+precision (sums over batches are float64), and it moves (d, d) numbers out of the runtime instead of a whole activation.
+`benchmarks/calibration` measures it beside exposing the activations themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from rankfold.passes.model_file import Model
+from rankfold.values import Request, TapNames, Tapped
+
+_PREFIX = "rankfold_tap"
+_OFFSET = f"{_PREFIX}/offset"
+_MASK_ROWS = f"{_PREFIX}/mask_rows"
+_COLUMN, _FIRST_AXIS, _END = f"{_PREFIX}/column", f"{_PREFIX}/first_axis", f"{_PREFIX}/end"
+_ROWS_ONLY, _ONE_COLUMN = f"{_PREFIX}/rows_only", f"{_PREFIX}/one_column"
+OLDEST_STRIDED_OPSET = 10  # Slice knows steps, and Mod exists, from here on
+
+
+@dataclass(frozen=True)
+class TapSetting:
+    """How one tensor is summed.
+
+    Attributes:
+        features, rank: Extent of the feature axis, and number of axes, as a probe saw them.
+        stride: Every how many rows one is taken.
+        masked: Whether its rows follow the mask input.
+        wide: Whether the tensor is float64; everything else is summed in float32.
+    """
+
+    features: int
+    rank: int
+    stride: int = 1
+    masked: bool = False
+    wide: bool = False
+
+    @property
+    def onnx_type(self) -> int:
+        """Return the type the sums are made in."""
+        return int(TensorProto.DOUBLE if self.wide else TensorProto.FLOAT)
+
+
+def tap(model: Model, settings: Mapping[Request, TapSetting], *, mask: str | None = None) -> Tapped:
+    """Return the model with one tap per request; it is not changed, and its weights are not copied.
+
+    Args:
+        model: The model.
+        settings: What to sum, and how.
+        mask: Graph input, (batch, tokens), that is zero for rows that do not count.
+    """
+    addition = ModelProto()
+    graph = addition.graph
+    graph.input.append(helper.make_tensor_value_info(_OFFSET, TensorProto.INT64, [1]))
+    for name, values in _CONSTANTS.items():
+        graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    if mask is not None:
+        graph.node.append(helper.make_node("Reshape", [mask, _COLUMN], [_MASK_ROWS]))
+    taps = {
+        request: _add_tap(graph, request, setting, f"{_PREFIX}/{number}")
+        for number, (request, setting) in enumerate(settings.items())
+    }
+    return Tapped(model.path, addition.SerializeToString(deterministic=True), taps, _OFFSET)
+
+
+_CONSTANTS = {
+    _COLUMN: [-1, 1],
+    _FIRST_AXIS: [0],
+    _END: [np.iinfo(np.int64).max],
+    _ROWS_ONLY: [1, 0],
+    _ONE_COLUMN: [0, 1],
+}
+
+
+def _add_tap(graph: GraphProto, request: Request, setting: TapSetting, prefix: str) -> TapNames:
+    for name, value in (("stride", [setting.stride]), ("flat", [-1, setting.features])):
+        graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), f"{prefix}/{name}"))
+    rows, weights = f"{prefix}/rows", f"{prefix}/weights"
+    graph.node.extend(_taken_rows(request, setting, prefix))
+    graph.node.extend(_masked(setting, prefix) if setting.masked else _unmasked(setting, prefix))
+    names = TapNames(f"{prefix}/gram", f"{prefix}/total", f"{prefix}/count")
+    for left, right, name in ((rows, rows, names.gram), (rows, weights, names.total), (weights, weights, names.count)):
+        graph.node.append(helper.make_node("Gemm", [left, right], [name], transA=1))
+        graph.output.append(helper.make_tensor_value_info(name, setting.onnx_type, None))
+    return names
+
+
+def _taken_rows(request: Request, setting: TapSetting, prefix: str) -> list[NodeProto]:
+    """Flatten the tensor to (rows, features), take every stride-th row, and widen it to the type of the sums."""
+    nodes, source = [], request.tensor
+    if request.feature_axis == -2:
+        order = [*range(setting.rank - 2), setting.rank - 1, setting.rank - 2]
+        nodes.append(helper.make_node("Transpose", [source], [f"{prefix}/turned"], perm=order))
+        source = f"{prefix}/turned"
+    nodes.append(helper.make_node("Reshape", [source, f"{prefix}/flat"], [f"{prefix}/all"]))
+    sliced = _slice(f"{prefix}/all", f"{prefix}/sliced", setting, prefix)
+    name = "loose" if setting.masked else "rows"
+    return [
+        *nodes,
+        helper.make_node("Mod", [_OFFSET, f"{prefix}/stride"], [f"{prefix}/start"]),
+        sliced,
+        helper.make_node("Cast", [f"{prefix}/sliced"], [f"{prefix}/{name}"], to=setting.onnx_type),
+    ]
+
+
+def _slice(source: str, target: str, setting: TapSetting, prefix: str) -> NodeProto:
+    if setting.stride == 1:
+        return helper.make_node("Identity", [source], [target])
+    return helper.make_node("Slice", [source, f"{prefix}/start", _END, _FIRST_AXIS, f"{prefix}/stride"], [target])
+
+
+def _masked(setting: TapSetting, prefix: str) -> list[NodeProto]:
+    """Weigh rows by the mask's truth; a padded row becomes zero whatever it holds, NaN included."""
+    zero = numpy_helper.from_array(np.zeros((), np.float64 if setting.wide else np.float32))
+    return [
+        _slice(_MASK_ROWS, f"{prefix}/mask", setting, prefix),
+        helper.make_node("Cast", [f"{prefix}/mask"], [f"{prefix}/truth"], to=TensorProto.BOOL),
+        helper.make_node("Cast", [f"{prefix}/truth"], [f"{prefix}/weights"], to=setting.onnx_type),
+        helper.make_node("Constant", [], [f"{prefix}/zero"], value=zero),
+        helper.make_node("Where", [f"{prefix}/truth", f"{prefix}/loose", f"{prefix}/zero"], [f"{prefix}/rows"]),
+    ]
+
+
+def _unmasked(setting: TapSetting, prefix: str) -> list[NodeProto]:
+    """Weigh every row by one."""
+    one = numpy_helper.from_array(np.ones(1, np.float64 if setting.wide else np.float32))
+    return [
+        helper.make_node("Shape", [f"{prefix}/rows"], [f"{prefix}/shape"]),
+        helper.make_node("Mul", [f"{prefix}/shape", _ROWS_ONLY], [f"{prefix}/height"]),
+        helper.make_node("Add", [f"{prefix}/height", _ONE_COLUMN], [f"{prefix}/ones_shape"]),
+        helper.make_node("ConstantOfShape", [f"{prefix}/ones_shape"], [f"{prefix}/weights"], value=one),
+    ]

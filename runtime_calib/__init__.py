@@ -1,0 +1,1 @@
+"""Running models: sessions, calibration data, collecting moments, comparing and timing."""

@@ -1,0 +1,148 @@
+"""From a model and data to moments: what is tapped, how many rows are taken, and which samples are held out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rankfold.errors import CalibrationDataError
+from rankfold.options import Options
+from rankfold.passes.model_file import Model, input_specs
+from rankfold.passes.sites import Scan
+from rankfold.passes.taps import OLDEST_STRIDED_OPSET, TapSetting, tap
+from rankfold.runtime_calib.collect import Collector, Seen, probe
+from rankfold.runtime_calib.feeds import (
+    DataLike,
+    Source,
+    SpoolWriter,
+    Unit,
+    batched,
+    hold_out,
+    open_source,
+    read_spool,
+    sample_count,
+    spool_samples,
+)
+from rankfold.values import Calibration, Feed, Request
+
+# 20 to 50 rows per feature give a stable basis, and tokens of one image are correlated: beyond this many, every other
+# row costs time and brings nothing.
+ROWS_PER_FEATURE = 32
+LARGEST_STRIDE = 16
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Passes units on and remembers how many samples went by."""
+
+    samples: list[int]
+
+    def watch(self, units: Iterable[Unit]) -> Iterator[Unit]:
+        for unit in units:
+            self.samples[0] += sample_count(unit.feed)
+            yield unit
+
+
+def capture(model: Model, scan: Scan, data: DataLike, spool: Path, *, options: Options) -> Calibration:
+    """Read the data once: sum the moments of the calibration samples and of the held-out ones.
+
+    Args:
+        model: The model.
+        scan: Its sites; without any, only the split is made.
+        data: Calibration data in any form `open_source` takes.
+        spool: Where the held-out batches are written; the file stays.
+        options: Batch size, share held out, seed, mask, stride and provider.
+
+    Raises:
+        CalibrationDataError: The data does not fit, or there are too few samples to hold some out.
+    """
+    source = open_source(data, input_specs(model))
+    first, units = _peek(source)
+    _check_mask(model, options.mask)
+    settings = _settings(model, scan, first.feed, source.count, options=options) if scan.sites else {}
+    counted = _Counted([0])
+    with SpoolWriter(spool, options.batch_size) as writer:
+        chosen = counted.watch(hold_out(units, share=options.holdout, seed=options.seed, spool=writer))
+        batches = options.progress(batched(chosen, options.batch_size), "calibrating", _batches(source, options))
+        if settings:
+            tapped = tap(model, settings, mask=options.mask)
+            collector = Collector(tapped, seed=options.seed, provider=options.provider)
+            moments = collector.collect(batches)
+        else:
+            moments = {}
+            for _ in batches:
+                pass
+    held = spool_samples(spool)
+    held_batches = options.progress(read_spool(spool), "held-out rows", math.ceil(held / options.batch_size))
+    return Calibration(
+        model_digest=model.digest,
+        moments=moments,
+        held_out=collector.collect(held_batches) if settings else {},
+        samples=counted.samples[0],
+        held_out_samples=held,
+        row_strides={request: setting.stride for request, setting in settings.items()},
+        settings={
+            "batch_size": options.batch_size,
+            "holdout": options.holdout,
+            "seed": options.seed,
+            "mask": options.mask,
+            "provider": options.provider,
+            "dropped_samples": source.dropped,
+        },
+    )
+
+
+def _peek(source: Source) -> tuple[Unit, Iterator[Unit]]:
+    units = iter(source.units)
+    first = next(units, None)
+    if first is None:
+        raise CalibrationDataError("the data holds no samples; give at least two")
+    return first, itertools.chain([first], units)
+
+
+def _batches(source: Source, options: Options) -> int | None:
+    if source.count is None:
+        return None
+    return math.ceil(source.count * (1 - options.holdout) / max(options.batch_size, source.unit_size))
+
+
+def _check_mask(model: Model, mask: str | None) -> None:
+    names = [spec.name for spec in input_specs(model)]
+    if mask is not None and mask not in names:
+        raise CalibrationDataError(f"mask {mask!r} is no input of {model.path}; its inputs are {', '.join(names)}")
+
+
+def _settings(
+    model: Model, scan: Scan, feed: Feed, samples: int | None, *, options: Options
+) -> dict[Request, TapSetting]:
+    tensors = list(dict.fromkeys(request.tensor for request in scan.requests))
+    seen = probe(model.path, tensors, feed, provider=options.provider)
+    padding = None if options.mask is None else feed[options.mask].size
+    calibration = None if samples is None else samples * (1 - options.holdout) / sample_count(feed)
+    opset = max(entry.version for entry in model.proto.opset_import if entry.domain in ("", "ai.onnx"))
+    return {
+        request: _setting(request, seen[request.tensor], padding, calibration, _most(options.row_stride, opset))
+        for request in scan.requests
+    }
+
+
+def _most(wanted: int | None, opset: int) -> int | None:
+    return 1 if opset < OLDEST_STRIDED_OPSET else wanted
+
+
+def _setting(request: Request, seen: Seen, padding: int | None, units: float | None, stride: int | None) -> TapSetting:
+    features = seen.shape[request.feature_axis]
+    rows = math.prod(seen.shape) // max(features, 1)
+    if stride is None:
+        stride = 1 if units is None else int(units * rows / (ROWS_PER_FEATURE * max(features, 1)))
+        stride = min(max(stride, 1), LARGEST_STRIDE, max(rows, 1))
+    return TapSetting(
+        features=features,
+        rank=len(seen.shape),
+        stride=stride,
+        masked=padding is not None and rows == padding,
+        wide=seen.dtype == "float64",
+    )

@@ -1,0 +1,110 @@
+"""Counting and summing up: parameters, sizes, versions, and what became of each site."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError
+
+import numpy as np
+from onnx import ModelProto
+
+from rankfold.passes.bases import held_out_tails
+from rankfold.passes.model_file import Model
+from rankfold.passes.site import Site
+from rankfold.passes.sites import Scan
+from rankfold.passes.spectrum import Spectrum
+from rankfold.values import Calibration, RankPlan, SiteOutcome, SiteSummary, Size
+
+ENERGY_SHARES = (0.9, 0.95, 0.99, 0.999)
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnx-graphsurgeon",
+    "polygraphy",
+)
+
+
+def break_even_rank(in_features: int, out_features: int) -> int:
+    """Return the largest rank at which two factors hold fewer parameters than the weight; 0 if there is none."""
+    return (in_features * out_features - 1) // (in_features + out_features)
+
+
+def site_summaries(scan: Scan, spectra: Mapping[str, Spectrum]) -> tuple[SiteSummary, ...]:
+    """Return each site as it stands, with the ranks it uses where spectra are there."""
+    return tuple(_summary(site, spectra.get(site.name)) for site in scan.sites)
+
+
+def site_outcomes(
+    model: Model, scan: Scan, plan: RankPlan, spectra: Mapping[str, Spectrum], calibration: Calibration
+) -> tuple[SiteOutcome, ...]:
+    """Return what became of each site: its error on calibration rows, and on rows that decided nothing."""
+    lines = {line.site: line for line in plan.sites}
+    outcomes = []
+    for site in scan.sites:
+        line, basis, error = lines[site.name], spectra[site.name], 0.0
+        if line.rank is not None:
+            tails = held_out_tails(model, scan, site, basis, (calibration.moments, calibration.held_out))
+            error = float(tails[line.rank])
+        outcomes.append(
+            SiteOutcome(
+                name=site.name,
+                op_type=site.op_type,
+                in_features=site.in_features,
+                out_features=site.out_features,
+                rank=line.rank,
+                parameters_before=line.dense_parameters,
+                parameters_after=line.parameters,
+                predicted_error=line.predicted_error,
+                measured_error=error,
+                damping=basis.damping,
+                rows=int(basis.rows),
+                centred=basis.centred,
+            )
+        )
+    return tuple(outcomes)
+
+
+def parameter_count(proto: ModelProto) -> int:
+    """Return the elements of all initializers of the main graph."""
+    return sum(math.prod(tensor.dims) for tensor in proto.graph.initializer)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that decides the result."""
+    found = {"python": platform.python_version()}
+    for name in ("rankfold", *_PACKAGES):
+        try:
+            found[name] = metadata.version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _summary(site: Site, basis: Spectrum | None) -> SiteSummary:
+    tails = None if basis is None else basis.tails()
+    return SiteSummary(
+        name=site.name,
+        op_type=site.op_type,
+        in_features=site.in_features,
+        out_features=site.out_features,
+        uses=len(site.uses),
+        break_even_rank=break_even_rank(site.in_features, site.out_features),
+        numerical_rank=None if basis is None else basis.numerical_rank,
+        energy_ranks={} if tails is None else {share: int(np.argmax(tails <= 1 - share)) for share in ENERGY_SHARES},
+        rows=0 if basis is None else int(basis.rows),
+    )
+
+
+def sizes(before: Model, after: Model, plan: RankPlan) -> tuple[Size, Size, Size]:
+    """Return linear parameters, all parameters, and bytes on disk, each before and after."""
+    return (
+        Size(plan.parameters_before, plan.parameters_after),
+        Size(parameter_count(before.proto), parameter_count(after.proto)),
+        Size(before.size_bytes, after.size_bytes),
+    )

@@ -1,0 +1,234 @@
+"""The way as a whole, and its stages by themselves: analyze, calibrate, plan, compress, validate, bench."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rankfold import __version__
+from rankfold.calibration_file import load_calibration as load_calibration
+from rankfold.calibration_file import save_calibration as save_calibration
+from rankfold.capture import capture
+from rankfold.errors import PlanError
+from rankfold.measures import site_outcomes, site_summaries, sizes, versions
+from rankfold.options import Options as Options
+from rankfold.passes.bases import rows_warning, site_basis
+from rankfold.passes.fold import fold
+from rankfold.passes.model_file import Model, input_specs, load_model
+from rankfold.passes.plan import check_plan, site_curves, with_predictions
+from rankfold.passes.plan import make_plan as plan_for
+from rankfold.passes.side_moments import side_moments
+from rankfold.passes.sites import Scan, find_sites
+from rankfold.passes.spectrum import Spectrum
+from rankfold.passes.write_model import check_writable, write_model
+from rankfold.proof import first_batch, latencies, self_check
+from rankfold.runtime_calib.compare import compare
+from rankfold.runtime_calib.feeds import DataLike, batched, open_source, read_spool
+from rankfold.runtime_calib.threads import limited_threads
+from rankfold.values import Analysis, Calibration, Discrepancy, Energy, Keep, Latency, RankPlan, Report
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A compression: what was measured, the plan, the model written, and the held-out batches if they were kept."""
+
+    report: Report
+    plan: RankPlan
+    path: Path
+    held_out: Path | None
+
+
+def analyze(model: PathLike, data: DataLike | None = None, *, options: Options = Options()) -> Analysis:
+    """Return the sites of a model, the nodes left alone with the reason, and with data the rank each site uses.
+
+    Raises:
+        ModelError: The model cannot be used.
+        CalibrationDataError: The data does not fit.
+    """
+    loaded, scan = _opened(model, options)
+    spectra: dict[str, Spectrum] = {}
+    warnings: tuple[str, ...] = ()
+    if data is not None:
+        calibration = _captured(loaded, scan, data, options)
+        spectra, warnings = _spectra(loaded, scan, calibration, options)
+    return Analysis(
+        model_digest=loaded.digest,
+        sites=site_summaries(scan, spectra),
+        skipped=scan.skipped,
+        folded_before=len(scan.pairs),
+        foldable_parameters=scan.fixed_dense_parameters + sum(site.parameters for site in scan.sites),
+        warnings=warnings,
+    )
+
+
+def calibrate(model: PathLike, data: DataLike, *, options: Options = Options()) -> Calibration:
+    """Return the moments of every site's rows, collected in one pass over the data.
+
+    Raises:
+        ModelError: The model cannot be used.
+        CalibrationDataError: The data does not fit.
+    """
+    loaded, scan = _opened(model, options)
+    return _captured(loaded, scan, data, options)
+
+
+def make_plan(
+    model: PathLike, calibration: Calibration, *, budget: Keep | Energy, options: Options = Options()
+) -> RankPlan:
+    """Return the rank plan that meets a budget; the model is not run.
+
+    Raises:
+        PlanError: The calibration is another model's, or the budget cannot be met.
+    """
+    loaded, scan = _opened(model, options)
+    if calibration.model_digest != loaded.digest:
+        raise PlanError(f"the calibration was collected on another model than {loaded.path}; collect it on this one")
+    spectra, _ = _spectra(loaded, scan, calibration, options)
+    return plan_for(scan, site_curves(scan, spectra), budget, model_digest=loaded.digest)
+
+
+def compress(  # noqa: PLR0913  # the public way in: one budget of three, and where the result goes
+    model: PathLike,
+    data: DataLike,
+    *,
+    keep: float | None = None,
+    energy: float | None = None,
+    plan: RankPlan | None = None,
+    output: PathLike | None = None,
+    options: Options = Options(),
+) -> Result:
+    """Fold a model's linear weights by what the data shows of them, write the result, and prove it.
+
+    Args:
+        model: The ONNX file; it is not changed.
+        data: Calibration data: a path, or an iterable of feed dicts. It is read once.
+        keep: Share of the parameters of all foldable weights to keep, in (0, 1].
+        energy: Or: share of each site's output energy to keep, in (0, 1].
+        plan: Or: a plan made before.
+        output: Where the result goes; by default beside the model, `NAME.folded.onnx`.
+        options: Everything else.
+
+    Raises:
+        RankfoldError: One of its children, with what to do; nothing is written then.
+    """
+    budget = _budget(keep, energy, plan)
+    loaded, scan = _opened(model, options)
+    path = Path(output) if output is not None else loaded.path.with_suffix(".folded.onnx")
+    check_writable(path)
+    if isinstance(budget, RankPlan):
+        check_plan(budget, scan, model_digest=loaded.digest)
+    with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads():
+        spool = options.held_out_to or Path(folder) / "held_out.npz"
+        calibration = capture(loaded, scan, data, spool, options=options)
+        spectra, warnings = _spectra(loaded, scan, calibration, options)
+        if isinstance(budget, RankPlan):
+            chosen = with_predictions(budget, spectra)
+        else:
+            chosen = plan_for(scan, site_curves(scan, spectra), budget, model_digest=loaded.digest)
+        write_model(fold(loaded, scan, chosen, spectra, version=__version__), loaded, path)
+        report = _report(_Folded(loaded, scan, chosen, spectra, calibration), path, spool, warnings, options)
+    return Result(report, chosen, path, options.held_out_to)
+
+
+def validate(base: PathLike, candidate: PathLike, data: DataLike, *, options: Options = Options()) -> Discrepancy:
+    """Compare two models over all samples of the data, output by output.
+
+    Raises:
+        ModelError: A model cannot be used, or their outputs differ in name or shape.
+        CalibrationDataError: The data does not fit.
+    """
+    first, second = load_model(base), load_model(candidate)
+    source = open_source(data, input_specs(first))
+    batches = options.progress(batched(source.units, options.batch_size), "comparing", None)
+    return compare(first.path, second.path, batches, outputs=options.outputs, provider=options.provider)
+
+
+def bench(base: PathLike, candidate: PathLike, data: DataLike, *, options: Options = Options()) -> tuple[Latency, ...]:
+    """Time two models, interleaved in one process, at batch 1 and at the batch size, on the first samples.
+
+    Raises:
+        ModelError: A model cannot be used.
+        CalibrationDataError: The data does not fit, or holds no samples.
+    """
+    first, second = load_model(base), load_model(candidate)
+    specs = input_specs(first)
+    feed = next(batched(open_source(data, specs).units, options.batch_size))
+    return latencies(first.path, second.path, feed, specs, options=options)
+
+
+@dataclass(frozen=True)
+class _Folded:
+    model: Model
+    scan: Scan
+    plan: RankPlan
+    spectra: dict[str, Spectrum]
+    calibration: Calibration
+
+
+def _budget(keep: float | None, energy: float | None, plan: RankPlan | None) -> Keep | Energy | RankPlan:
+    given = [
+        budget
+        for budget in (None if keep is None else Keep(keep), None if energy is None else Energy(energy), plan)
+        if budget is not None
+    ]
+    if len(given) != 1:
+        raise PlanError(f"{len(given)} budgets were given; expected exactly one of keep, energy and plan")
+    if not isinstance(given[0], RankPlan) and not 0 < given[0].share <= 1:
+        raise PlanError(f"the share is {given[0].share}; expected a number above 0 and at most 1")
+    return given[0]
+
+
+def _opened(model: PathLike, options: Options) -> tuple[Model, Scan]:
+    loaded = load_model(model)
+    return loaded, find_sites(loaded, exclude=options.exclude)
+
+
+def _captured(model: Model, scan: Scan, data: DataLike, options: Options) -> Calibration:
+    with tempfile.TemporaryDirectory(prefix="rankfold-") as folder:
+        return capture(model, scan, data, options.held_out_to or Path(folder) / "held_out.npz", options=options)
+
+
+def _spectra(
+    model: Model, scan: Scan, calibration: Calibration, options: Options
+) -> tuple[dict[str, Spectrum], tuple[str, ...]]:
+    spectra, warnings = {}, []
+    with limited_threads():
+        for site in options.progress(scan.sites, "bases", len(scan.sites)):
+            spectra[site.name] = site_basis(model, scan, site, calibration.moments)
+            warnings.append(rows_warning(site, side_moments(model, scan.index, site, calibration.moments)))
+    return spectra, tuple(filter(None, warnings))
+
+
+def _report(folded: _Folded, path: Path, spool: Path, warnings: tuple[str, ...], options: Options) -> Report:
+    model, scan, plan, calibration = folded.model, folded.scan, folded.plan, folded.calibration
+    written, feed = load_model(path), first_batch(spool)
+    total = -(-calibration.held_out_samples // options.batch_size)
+    batches = options.progress(read_spool(spool), "comparing", total)
+    linear, parameters, size = sizes(model, written, plan)
+    return Report(
+        source=model.path,
+        output=path,
+        source_digest=model.digest,
+        output_digest=written.digest,
+        versions=versions(),
+        settings=calibration.settings | {"made_by": plan.made_by, "exclude": ", ".join(options.exclude) or None},
+        changed=bool(plan.folded),
+        plan=plan,
+        linear_parameters=linear,
+        parameters=parameters,
+        size_bytes=size,
+        calibration_samples=calibration.samples,
+        held_out_samples=calibration.held_out_samples,
+        discrepancy=compare(model.path, path, batches, outputs=options.outputs, provider=options.provider),
+        self_check=self_check(model, scan, plan, folded.spectra, feed, options=options),
+        latency=latencies(model.path, path, feed, input_specs(model), options=options)
+        if options.latency_rounds
+        else (),
+        sites=site_outcomes(model, scan, plan, folded.spectra, calibration),
+        skipped=scan.skipped,
+        warnings=warnings,
+    )

@@ -1,0 +1,383 @@
+"""The values that travel between rankfold's rooms: frozen, with read-only arrays, no behaviour but their own sums.
+
+One matrix convention: a linear site computes `y = x @ W + b` over rows `x`, with `W` of shape
+(in_features, out_features). A row is one sample, one token or one spatial position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+Feed = dict[str, NDArray[np.generic]]
+"""One batch: input name to array."""
+
+FeatureAxis = Literal[-1, -2]
+Provider = Literal["cpu", "cuda"]
+
+
+def read_only(array: FloatArray) -> FloatArray:
+    """Return the array itself, closed for writing."""
+    array.setflags(write=False)
+    return array
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One model input: its numpy dtype name and its axes, an int where fixed and a name (or None) where dynamic."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Ask for the second moment and mean of the rows of a tensor whose features lie on `feature_axis`."""
+
+    tensor: str
+    feature_axis: FeatureAxis = -1
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over rows of d features, in float64.
+
+    Attributes:
+        count: Number of rows summed.
+        total: Sum of the rows, (d,).
+        gram: Sum of the rows' outer products, (d, d).
+    """
+
+    count: float
+    total: FloatArray
+    gram: FloatArray
+
+    def __post_init__(self) -> None:
+        read_only(self.total)
+        read_only(self.gram)
+
+    @property
+    def features(self) -> int:
+        """Return d."""
+        return len(self.total)
+
+    @property
+    def mean(self) -> FloatArray:
+        """Return E[x], (d,)."""
+        return self.total / self.count
+
+    @property
+    def second(self) -> FloatArray:
+        """Return E[x xᵀ], (d, d)."""
+        return self.gram / self.count
+
+    @property
+    def covariance(self) -> FloatArray:
+        """Return the population covariance E[x xᵀ] - E[x] E[x]ᵀ, (d, d)."""
+        return self.second - np.outer(self.mean, self.mean)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.count + other.count, self.total + other.total, self.gram + other.gram)
+
+
+@dataclass(frozen=True)
+class TapNames:
+    """Graph outputs of a tapped model that hold one request's sums over one batch."""
+
+    gram: str
+    total: str
+    count: str
+
+
+@dataclass(frozen=True)
+class Tapped:
+    """A model whose graph also sums the rows of chosen tensors.
+
+    Attributes:
+        source: The untouched model file.
+        addition: Serialized `ModelProto` to be appended to the file's bytes: protobuf merges the two.
+        taps: Where each request's sums come out.
+        offset_input: Graph input of one int64, the row at which each stride starts (any value of 0 or more).
+    """
+
+    source: Path
+    addition: bytes
+    taps: dict[Request, TapNames]
+    offset_input: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A node that is left as it is, and why."""
+
+    node: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Budget: keep at most this share of the parameters of all distinct foldable weights, in (0, 1]."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Budget: keep at least this share of every site's output energy on the calibration rows, in (0, 1]."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What one run over the data collected, on the rows that decide and on the rows that only report.
+
+    Attributes:
+        model_digest: sha256 of the model it was collected on.
+        moments: Sums over the calibration rows.
+        held_out: Sums over the held-out rows.
+        samples, held_out_samples: Samples seen of each.
+        row_strides: Every how many rows one was summed, per request.
+        settings: Batch size, seed and the like, for the report.
+    """
+
+    model_digest: str
+    moments: dict[Request, Moments]
+    held_out: dict[Request, Moments]
+    samples: int
+    held_out_samples: int
+    row_strides: dict[Request, int]
+    settings: dict[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True)
+class SiteRank:
+    """One line of a rank plan: `rank` None keeps the site dense.
+
+    Attributes:
+        predicted_error: Share of the site's output energy lost on the calibration rows, in [0, 1].
+    """
+
+    site: str
+    in_features: int
+    out_features: int
+    rank: int | None
+    predicted_error: float
+
+    @property
+    def dense_parameters(self) -> int:
+        """Return the weight's parameters before."""
+        return self.in_features * self.out_features
+
+    @property
+    def parameters(self) -> int:
+        """Return the parameters that the site keeps."""
+        if self.rank is None:
+            return self.dense_parameters
+        return self.rank * (self.in_features + self.out_features)
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """Which rank every site gets.
+
+    Attributes:
+        model_digest: sha256 of the model the plan was made for.
+        made_by: The request it answers, such as `keep 0.5`.
+        fixed_parameters: Parameters of foldable weights the plan may not touch (excluded, or folded before), as now.
+        fixed_dense_parameters: The same, as in the original model.
+        sites: One line per site, in graph order.
+    """
+
+    model_digest: str
+    made_by: str
+    fixed_parameters: int
+    fixed_dense_parameters: int
+    sites: tuple[SiteRank, ...]
+
+    @property
+    def parameters_before(self) -> int:
+        """Return the parameters of all distinct foldable weights of the original model."""
+        return self.fixed_dense_parameters + sum(line.dense_parameters for line in self.sites)
+
+    @property
+    def parameters_after(self) -> int:
+        """Return what the plan keeps of them."""
+        return self.fixed_parameters + sum(line.parameters for line in self.sites)
+
+    @property
+    def kept(self) -> float:
+        """Return the kept share, in (0, 1]; 1 for a model without foldable weights."""
+        return self.parameters_after / self.parameters_before if self.parameters_before else 1.0
+
+    @property
+    def folded(self) -> tuple[SiteRank, ...]:
+        """Return the lines that change something."""
+        return tuple(line for line in self.sites if line.rank is not None)
+
+
+@dataclass(frozen=True)
+class OutputDiscrepancy:
+    """How far one output of the candidate is from the original's, over all held-out elements.
+
+    Attributes:
+        relative_l2: ‖candidate - original‖ / ‖original‖.
+        cosine: Cosine of the angle between the two, all elements as one vector.
+        max_abs, mean_abs: Absolute error, in the output's own unit.
+        max_rel, mean_rel: Absolute error over the original's magnitude, element by element.
+        top1_agreement: Share of rows whose largest value stands at the same place; None unless it looks like logits.
+        passing_atol: The absolute tolerance (relative 0) with which Polygraphy's comparison passes.
+    """
+
+    name: str
+    relative_l2: float
+    cosine: float
+    max_abs: float
+    mean_abs: float
+    max_rel: float
+    mean_rel: float
+    top1_agreement: float | None
+    passing_atol: float
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """The comparison of two models over `samples` samples, output by output."""
+
+    samples: int
+    outputs: tuple[OutputDiscrepancy, ...]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of one batch for the original and the candidate, interleaved in one process, in milliseconds.
+
+    Attributes:
+        before_ms, after_ms: Medians.
+        before_spread_ms, after_spread_ms: First and third quartiles.
+        speedup: Median over rounds of original time / candidate time.
+    """
+
+    provider: str
+    batch: int
+    before_ms: float
+    after_ms: float
+    before_spread_ms: tuple[float, float]
+    after_spread_ms: tuple[float, float]
+    speedup: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class SiteSummary:
+    """One foldable site as it stands.
+
+    Attributes:
+        uses: Nodes that share the weight.
+        break_even_rank: The largest rank at which two factors hold fewer parameters than the weight.
+        numerical_rank: Directions of the output above the rounding of the sums; None without data.
+        energy_ranks: Share of output energy to the fewest directions that hold it; empty without data.
+        rows: Calibration rows seen; 0 without data.
+    """
+
+    name: str
+    op_type: str
+    in_features: int
+    out_features: int
+    uses: int
+    break_even_rank: int
+    numerical_rank: int | None
+    energy_ranks: dict[float, int]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a model holds that can be folded, and what not.
+
+    Attributes:
+        folded_before: Pairs an earlier run made.
+        foldable_parameters: Parameters of all distinct foldable weights of the original model.
+    """
+
+    model_digest: str
+    sites: tuple[SiteSummary, ...]
+    skipped: tuple[Skipped, ...]
+    folded_before: int
+    foldable_parameters: int
+    warnings: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class SiteOutcome:
+    """What became of one site.
+
+    Attributes:
+        predicted_error: Lost share of output energy on the calibration rows.
+        measured_error: The same on held-out rows, through the original's activations.
+        damping: λ that was added to the second moment of the input; 0 where rows sufficed.
+        rows: Calibration rows the basis stands on.
+        centred: True where the mean was taken out and the bias corrected.
+    """
+
+    name: str
+    op_type: str
+    in_features: int
+    out_features: int
+    rank: int | None
+    parameters_before: int
+    parameters_after: int
+    predicted_error: float
+    measured_error: float
+    damping: float
+    rows: int
+    centred: bool
+
+
+@dataclass(frozen=True)
+class Size:
+    """A count before and after."""
+
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """Relative L2 between the model and itself folded at full rank: on held-out data, and on data never seen."""
+
+    held_out: float
+    unseen: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything measured of one compression; `tools` turns it into JSON and Markdown."""
+
+    source: Path
+    output: Path
+    source_digest: str
+    output_digest: str
+    versions: dict[str, str]
+    settings: dict[str, str | int | float | bool | None]
+    changed: bool
+    plan: RankPlan
+    linear_parameters: Size
+    parameters: Size
+    size_bytes: Size
+    calibration_samples: int
+    held_out_samples: int
+    discrepancy: Discrepancy
+    self_check: SelfCheck | None
+    latency: tuple[Latency, ...]
+    sites: tuple[SiteOutcome, ...]
+    skipped: tuple[Skipped, ...]
+    warnings: tuple[str, ...] = field(default=())

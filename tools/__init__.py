@@ -1,0 +1,1 @@
+"""What a person or a pipeline calls: the command line, reports and files."""

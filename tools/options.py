@@ -1,0 +1,192 @@
+"""Groups of command-line options that several commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from rankfold.options import Options, Progress, silent
+from rankfold.values import Energy, Keep, Provider
+
+_BUDGET = Group("Budget (exactly one)", sort_key=0)
+_FILES = Group("Files", sort_key=1)
+_SCOPE = Group("What is touched and compared", sort_key=2)
+_CALIBRATION = Group("Calibration", sort_key=3)
+_LIMITS = Group("Limits (exit 1 when exceeded)", sort_key=4)
+_RUN = Group("Running", sort_key=5)
+_SHOW = Group("Showing", sort_key=6)
+
+
+def _is_share(_kind: type, value: float | None) -> None:
+    if value is not None and not 0 < value <= 1:
+        raise ValueError(f"It must lie in (0, 1]; found {value}.")
+
+
+def _is_open_share(_kind: type, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"It must lie between 0 and 1, both excluded; found {value}.")
+
+
+def is_positive(_kind: type, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ValueError(f"It must be above 0; found {value}.")
+
+
+def is_not_negative(_kind: type, value: float | None) -> None:
+    if value is not None and not value >= 0:
+        raise ValueError(f"It must be 0 or more; found {value}.")
+
+
+Share = Annotated[float | None, Parameter(validator=_is_share)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Budget:
+    """What the ranks have to meet."""
+
+    keep: Annotated[Share, Parameter(group=_BUDGET)] = None
+    """Share of the parameters of all distinct foldable weights to keep at most, in (0, 1]."""
+    energy: Annotated[Share, Parameter(group=_BUDGET)] = None
+    """Share of every site's output energy to keep at least, in (0, 1]."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PlanFile:
+    """A rank plan instead of a budget."""
+
+    plan: Annotated[Path | None, Parameter(group=_BUDGET)] = None
+    """A plan.json made before, its ranks edited by hand or not."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class CompressFiles:
+    """What `compress` reads and writes beside the model."""
+
+    data: Annotated[Path, Parameter(group=_FILES)]
+    """Calibration data: .npz, folder of .npz, Polygraphy inputs JSON, or a Python script with load_data()."""
+    out: Annotated[Path, Parameter(name="-o", group=_FILES)]
+    """The compressed model to write."""
+    report: Annotated[Path | None, Parameter(group=_FILES)] = None
+    """Folder for plan.json, report.json, report.md and the held-out data with a Polygraphy loader script."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Exclusion:
+    """Nodes to leave alone."""
+
+    exclude: Annotated[tuple[str, ...], Parameter(group=_SCOPE, consume_multiple=True, negative="")] = ()
+    """Leave the nodes whose names match these patterns (*, ?, [abc]) as they are."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class OutputChoice:
+    """Outputs to compare."""
+
+    output: Annotated[tuple[str, ...], Parameter(group=_SCOPE, consume_multiple=True, negative="")] = ()
+    """Names of the model's outputs to compare; all by default."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How the data is used."""
+
+    mask: Annotated[str | None, Parameter(group=_CALIBRATION)] = None
+    """Model input that is 0 where a row is padding, such as attention_mask; those rows are not counted."""
+    holdout: Annotated[float, Parameter(group=_CALIBRATION, validator=_is_open_share)] = 0.2
+    """Share of the samples that decides nothing and is reported on."""
+    seed: Annotated[int, Parameter(group=_CALIBRATION, validator=is_not_negative)] = 0
+    """Seed of that draw."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a whole compression."""
+
+    max_error: Annotated[float | None, Parameter(group=_LIMITS, validator=is_not_negative)] = None
+    """Largest relative L2 error allowed of any compared output."""
+    min_speedup: Annotated[float | None, Parameter(group=_LIMITS, validator=is_positive)] = None
+    """Smallest speed-up allowed at any measured batch size."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class RunOptions:
+    """How the models are run."""
+
+    batch_size: Annotated[int, Parameter(group=_RUN, validator=is_positive)] = 8
+    """Samples per batch, where the model's batch axis is free."""
+    provider: Annotated[Provider, Parameter(group=_RUN)] = "cpu"
+    """Where to run: asked for and not there is an error."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ShowOptions:
+    """What is shown."""
+
+    json: Annotated[bool, Parameter(group=_SHOW, negative="")] = False
+    """Print JSON instead of tables."""
+    quiet: Annotated[bool, Parameter(group=_SHOW, negative="")] = False
+    """Show no progress."""
+
+
+class UsageError(ValueError):
+    """The options do not fit together."""
+
+
+def chosen_budget(budget: Budget) -> Keep | Energy:
+    """Return the one budget that was stated.
+
+    Raises:
+        UsageError: None or both were.
+    """
+    if budget.keep is not None and budget.energy is None:
+        return Keep(budget.keep)
+    if budget.energy is not None and budget.keep is None:
+        return Energy(budget.energy)
+    found = "none" if budget.keep is None else "both"
+    raise UsageError(f"give exactly one of --keep and --energy; found {found}")
+
+
+def check_one_request(budget: Budget, plan: Path | None) -> None:
+    """Check that exactly one of --keep, --energy and --plan was stated.
+
+    Raises:
+        UsageError: None or several were.
+    """
+    stated = {"--keep": budget.keep, "--energy": budget.energy, "--plan": plan}
+    found = [name for name, value in stated.items() if value is not None]
+    if len(found) != 1:
+        raise UsageError(f"give exactly one of --keep, --energy and --plan; found {' and '.join(found) or 'none'}")
+
+
+def stage_options(
+    *,
+    run: RunOptions,
+    calibration: CalibrationOptions | None = None,
+    exclusion: Exclusion | None = None,
+    choice: OutputChoice | None = None,
+    progress: Progress = silent,
+) -> Options:
+    """Return the pipeline's options from the groups that a command has."""
+    data = calibration or CalibrationOptions()
+    return Options(
+        batch_size=run.batch_size,
+        provider=run.provider,
+        holdout=data.holdout,
+        seed=data.seed,
+        mask=data.mask,
+        exclude=exclusion.exclude if exclusion else (),
+        outputs=choice.output if choice else (),
+        progress=progress,
+    )

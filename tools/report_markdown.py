@@ -1,0 +1,203 @@
+"""A report as one readable page of Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from rankfold.tools.limits import Limit, limit_message
+from rankfold.tools.tables import change, milliseconds, percent, rank_text
+from rankfold.values import Latency, OutputDiscrepancy, Report, SiteOutcome, Size
+
+_SITES_SHOWN = 24
+"""Lines of the site table; a page has room for about that many, and report.json holds them all."""
+_REASONS_SHOWN = 12
+
+
+def report_to_markdown(report: Report, *, limits: Sequence[Limit] = (), commands: Sequence[str] = ()) -> str:
+    """Return the page; `commands` are the shell commands that check it with Polygraphy."""
+    sections = (
+        _head(report),
+        _warnings(report),
+        _limits(limits),
+        _sizes(report),
+        _quality(report),
+        _latency(report.latency),
+        _sites(report),
+        _skipped(report),
+        _reproduce(report, commands),
+    )
+    return "\n\n".join("\n".join(lines) for lines in map(list, sections) if lines) + "\n"
+
+
+def _head(report: Report) -> Iterator[str]:
+    yield f"# rankfold: {_code(report.source.name)} → {_code(report.output.name)}"
+    yield ""
+    sites = f"{len(report.plan.folded)} of {len(report.plan.sites)} linear weights folded"
+    linear = report.linear_parameters
+    kept = percent(linear.after / linear.before) if linear.before else "-"
+    yield f"Asked for: **{report.plan.made_by}**. Came out: **{kept}** of the linear parameters kept, {sites}."
+    if not report.changed:
+        yield ""
+        yield "The model met the request already; nothing was changed."
+    yield ""
+    yield (
+        f"Calibrated on {report.calibration_samples:,} samples; the errors below come from"
+        f" {report.held_out_samples:,} held-out samples that decided nothing."
+    )
+
+
+def _warnings(report: Report) -> Iterator[str]:
+    if report.warnings:
+        yield "## Warnings"
+        yield ""
+        yield from (f"- {warning}" for warning in report.warnings)
+
+
+def _limits(limits: Sequence[Limit]) -> Iterator[str]:
+    if limits:
+        yield "## Stated limits"
+        yield ""
+        for limit in limits:
+            met = f"met: {limit.subject} is {limit.found:.4g}, {limit.option} states {limit.allowed:.4g}"
+            yield f"- {'**' + limit_message(limit) + '**' if limit.exceeded else met}"
+
+
+def _sizes(report: Report) -> Iterator[str]:
+    yield "## Size"
+    yield ""
+    yield from _table(
+        ("", "before", "after", "kept"),
+        (
+            _size_row("parameters of linear weights", report.linear_parameters),
+            _size_row("parameters of the model", report.parameters),
+            _size_row("bytes", report.size_bytes),
+        ),
+    )
+
+
+def _size_row(name: str, size: Size) -> tuple[str, ...]:
+    return name, f"{size.before:,}", f"{size.after:,}", percent(size.after / size.before) if size.before else "-"
+
+
+def _quality(report: Report) -> Iterator[str]:
+    yield "## Quality"
+    yield ""
+    head = ("output", "relative L2", "cosine", "max abs error", "mean abs error", "top-1 agreement", "passing atol")
+    yield from _table(head, map(_output_row, report.discrepancy.outputs))
+    if check := report.self_check:
+        verdict = "within" if max(check.held_out, check.unseen) <= check.tolerance else "**outside**"
+        yield ""
+        yield (
+            f"Self-check, the model folded at full rank against itself: relative L2 {check.held_out:.2g} on held-out"
+            f" data and {check.unseen:.2g} on data never seen, {verdict} the tolerance of {check.tolerance:.2g}."
+        )
+
+
+def _output_row(output: OutputDiscrepancy) -> tuple[str, ...]:
+    return (
+        _code(output.name),
+        f"{output.relative_l2:.4g}",
+        f"{output.cosine:.6f}",
+        f"{output.max_abs:.4g}",
+        f"{output.mean_abs:.4g}",
+        "-" if output.top1_agreement is None else percent(output.top1_agreement),
+        f"{output.passing_atol:.4g}",
+    )
+
+
+def _latency(latency: Sequence[Latency]) -> Iterator[str]:
+    if not latency:
+        return
+    yield "## Latency"
+    yield ""
+    yield "Original and result interleaved in one process; median (quartiles)."
+    yield ""
+    rows = (
+        (
+            line.provider,
+            str(line.batch),
+            milliseconds(line.before_ms, line.before_spread_ms),
+            milliseconds(line.after_ms, line.after_spread_ms),
+            f"{line.speedup:.2f}×",
+        )
+        for line in latency
+    )
+    yield from _table(("provider", "batch", "before", "after", "speed-up"), rows)
+
+
+def _sites(report: Report) -> Iterator[str]:
+    if not report.sites:
+        return
+    yield "## Sites"
+    yield ""
+    shown = report.sites
+    if len(shown) > _SITES_SHOWN:
+        shown = tuple(sorted(shown, key=lambda site: -site.measured_error)[:_SITES_SHOWN])
+        yield f"The {_SITES_SHOWN} of {len(report.sites)} with the largest measured error; report.json holds all."
+        yield ""
+    yield "Errors are shares of the site's output energy: predicted on calibration rows, measured on held-out rows."
+    yield ""
+    head = ("site", "in × out", "rank", "parameters", "predicted error", "measured error")
+    yield from _table(head, map(_site_row, shown))
+
+
+def _site_row(site: SiteOutcome) -> tuple[str, ...]:
+    return (
+        _code(site.name),
+        f"{site.in_features} × {site.out_features}",
+        rank_text(site.rank),
+        change(site.parameters_before, site.parameters_after),
+        percent(site.predicted_error),
+        percent(site.measured_error),
+    )
+
+
+def _skipped(report: Report) -> Iterator[str]:
+    if not report.skipped:
+        return
+    yield "## Left as they are"
+    yield ""
+    reasons = Counter((node.op_type, node.reason) for node in report.skipped)
+    first = {(node.op_type, node.reason): node.node for node in reversed(report.skipped)}
+    for (op_type, reason), count in reasons.most_common(_REASONS_SHOWN):
+        yield f"- {count} × {op_type} (first {_code(first[op_type, reason])}): {reason}"
+    if len(reasons) > _REASONS_SHOWN:
+        yield f"- and {len(reasons) - _REASONS_SHOWN} more reasons, in report.json"
+
+
+def _reproduce(report: Report, commands: Sequence[str]) -> Iterator[str]:
+    yield "## Reproduce"
+    if commands:
+        yield ""
+        yield "Polygraphy compares the two models on the held-out samples with the tolerances stated above:"
+        yield ""
+        yield "```sh"
+        yield from commands
+        yield "```"
+    yield ""
+    yield from _table(
+        ("model", "sha256"),
+        (
+            (_code(str(report.source)), _code(report.source_digest)),
+            (_code(str(report.output)), _code(report.output_digest)),
+        ),
+    )
+    yield ""
+    yield "Versions: " + ", ".join(f"{name} {version}" for name, version in report.versions.items()) + "."
+    yield ""
+    yield "Settings: " + ", ".join(f"{name} {value}" for name, value in report.settings.items()) + "."
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield _row(head)
+    yield _row(["---"] * len(head))
+    yield from map(_row, rows)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _code(name: str) -> str:
+    return f"`{name}`"

@@ -1,0 +1,177 @@
+"""What people read on stdout: rich tables of plans, sites, errors, sizes and times."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from io import StringIO
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from rankfold.values import Analysis, Discrepancy, Latency, RankPlan, Report, Skipped
+
+_PLAIN_WIDTH = 160
+"""Columns of a table that goes to a file or a pipe; rich would take 80 and break the node names."""
+
+
+def stdout_console() -> Console:
+    """Return the console of the results: as wide as the terminal, or wide enough for node names in a pipe."""
+    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def as_text(content: RenderableType) -> str:
+    """Return a table as plain text without colour."""
+    page = StringIO()
+    Console(file=page, width=_PLAIN_WIDTH, color_system=None, highlight=False, markup=False, emoji=False).print(content)
+    return page.getvalue()
+
+
+def format_plan(plan: RankPlan) -> str:
+    """Return the plan as a plain text table: shape, rank, parameters and predicted error per site."""
+    return as_text(plan_table(plan))
+
+
+def plan_table(plan: RankPlan) -> Table:
+    """Return the plan as a table; the last line sums up, weights that the plan may not touch included."""
+    table = _table(f"Rank plan: {plan.made_by}", "site", ("in × out", "rank", "parameters", "kept", "predicted error"))
+    table.show_footer = True
+    for line in plan.sites:
+        table.add_row(
+            line.site,
+            f"{line.in_features} × {line.out_features}",
+            rank_text(line.rank),
+            f"{line.parameters:,}",
+            percent(line.parameters / line.dense_parameters),
+            percent(line.predicted_error),
+        )
+    if plan.fixed_dense_parameters:
+        kept = percent(plan.fixed_parameters / plan.fixed_dense_parameters)
+        table.add_row("(excluded or folded before)", "", "", f"{plan.fixed_parameters:,}", kept, "")
+    footers = ("total", "", "", f"{plan.parameters_after:,} of {plan.parameters_before:,}", percent(plan.kept), "")
+    for column, text in zip(table.columns, footers, strict=True):
+        column.footer = text
+    return table
+
+
+def analysis_table(analysis: Analysis) -> Table:
+    """Return the foldable sites; with data, the rank each needs for a share of its output energy."""
+    with_data = any(site.rows for site in analysis.sites)
+    shares = sorted({share for site in analysis.sites for share in site.energy_ranks})
+    spectral = ("rows", "numerical rank", *(f"rank for {percent(share)}" for share in shares)) if with_data else ()
+    columns = ("operator", "in × out", "uses", "parameters", "break-even rank", *spectral)
+    table = _table(f"Foldable sites: {len(analysis.sites)}", "site", columns)
+    for site in analysis.sites:
+        ranks = (str(site.energy_ranks.get(share, "-")) for share in shares)
+        table.add_row(
+            site.name,
+            site.op_type,
+            f"{site.in_features} × {site.out_features}",
+            str(site.uses),
+            f"{site.in_features * site.out_features:,}",
+            str(site.break_even_rank),
+            *((f"{site.rows:,}", str(site.numerical_rank), *ranks) if with_data else ()),
+        )
+    return table
+
+
+def outcome_table(report: Report) -> Table:
+    """Return what became of every site."""
+    columns = ("in × out", "rank", "parameters", "predicted error", "measured error")
+    table = _table("Sites (share of output energy lost)", "site", columns)
+    for site in report.sites:
+        table.add_row(
+            site.name,
+            f"{site.in_features} × {site.out_features}",
+            rank_text(site.rank),
+            change(site.parameters_before, site.parameters_after),
+            percent(site.predicted_error),
+            percent(site.measured_error),
+        )
+    return table
+
+
+def size_table(report: Report) -> Table:
+    """Return parameters and bytes, before and after."""
+    table = _table("Size", "", ("before", "after", "kept"))
+    for name, size in (
+        ("parameters of linear weights", report.linear_parameters),
+        ("parameters of the model", report.parameters),
+        ("bytes", report.size_bytes),
+    ):
+        kept = percent(size.after / size.before) if size.before else "-"
+        table.add_row(name, f"{size.before:,}", f"{size.after:,}", kept)
+    return table
+
+
+def discrepancy_table(discrepancy: Discrepancy) -> Table:
+    """Return the errors of the candidate's outputs against the original's."""
+    columns = ("relative L2", "cosine", "max abs", "mean abs", "max rel", "mean rel", "top-1 agreement", "passing atol")
+    table = _table(f"Outputs against the original's, {discrepancy.samples:,} samples", "output", columns)
+    for output in discrepancy.outputs:
+        table.add_row(
+            output.name,
+            f"{output.relative_l2:.4g}",
+            f"{output.cosine:.6f}",
+            f"{output.max_abs:.4g}",
+            f"{output.mean_abs:.4g}",
+            f"{output.max_rel:.4g}",
+            f"{output.mean_rel:.4g}",
+            "-" if output.top1_agreement is None else percent(output.top1_agreement),
+            f"{output.passing_atol:.4g}",
+        )
+    return table
+
+
+def latency_table(latency: Sequence[Latency]) -> Table:
+    """Return the times of both models: median and quartiles, in milliseconds."""
+    table = _table("Latency, interleaved (median, quartiles)", "provider", ("batch", "before", "after", "speed-up"))
+    for line in latency:
+        table.add_row(
+            line.provider,
+            str(line.batch),
+            milliseconds(line.before_ms, line.before_spread_ms),
+            milliseconds(line.after_ms, line.after_spread_ms),
+            f"{line.speedup:.2f}×",
+        )
+    return table
+
+
+def skipped_table(skipped: Sequence[Skipped]) -> Table:
+    """Return the nodes left as they are, with the reasons."""
+    table = _table("Left as they are", "node", ())
+    table.add_column("operator")
+    table.add_column("reason", overflow="fold")
+    for node in skipped:
+        table.add_row(node.node, node.op_type, node.reason)
+    return table
+
+
+def rank_text(rank: int | None) -> str:
+    """Return a rank for a reader: `dense` where the site stays as it is."""
+    return "dense" if rank is None else str(rank)
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage with two decimals, or one significant digit below a hundredth of a percent."""
+    return f"{100 * share:.2f} %" if share == 0 or abs(share) >= 1e-4 else f"{100 * share:.1g} %"
+
+
+def change(before: int, after: int) -> str:
+    """Return a count before and after, or the count alone where nothing changed."""
+    return f"{before:,}" if before == after else f"{before:,} → {after:,}"
+
+
+def milliseconds(median: float, quartiles: tuple[float, float]) -> str:
+    """Return a time with its quartiles."""
+    return f"{median:.2f} ms ({quartiles[0]:.2f} to {quartiles[1]:.2f})"
+
+
+def _table(title: str, first: str, numbers: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column(first, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
