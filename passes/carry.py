@@ -7,14 +7,28 @@ on a view, and from it come only the new nodes and the new constants: everything
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from rankfold.passes.graph_index import copy_without, nested_reads
 
 
-def carry_back(original: ModelProto, graph: gs.Graph, imported: Sequence[gs.Node]) -> ModelProto:
+@dataclass(frozen=True)
+class Rewritten:
+    """A model in two parts, so that its weights need not be held together.
+
+    Attributes:
+        skeleton: Everything but the initializers.
+        initializers: The original's own that are still needed, then the new ones.
+    """
+
+    skeleton: ModelProto
+    initializers: tuple[TensorProto, ...]
+
+
+def carry_back(original: ModelProto, graph: gs.Graph, imported: Sequence[gs.Node]) -> Rewritten:
     """Return the original with the edit of `graph` applied.
 
     Args:
@@ -33,15 +47,15 @@ def carry_back(original: ModelProto, graph: gs.Graph, imported: Sequence[gs.Node
     result.graph.node.extend(nodes)
     needed, before = _read(original, nodes), _read(original, original.graph.node)
     known = {tensor.name for tensor in original.graph.initializer}
-    result.graph.initializer.extend(
-        tensor for tensor in original.graph.initializer if tensor.name in needed or tensor.name not in before
-    )
-    result.graph.initializer.extend(tensor for tensor in exported.initializer if tensor.name not in known)
-    gone = {name for node in original.graph.node for name in node.output} - {
-        name for node in nodes for name in node.output
-    }
+    kept = [t for t in original.graph.initializer if t.name in needed or t.name not in before]
+    new = [tensor for tensor in exported.initializer if tensor.name not in known]
+    gone = _outputs(original.graph.node) - _outputs(nodes)
     result.graph.value_info.extend(value for value in original.graph.value_info if value.name not in gone)
-    return result
+    return Rewritten(result, (*kept, *new))
+
+
+def _outputs(nodes: Iterable[NodeProto]) -> set[str]:
+    return {name for node in nodes for name in node.output}
 
 
 def _with_operands(original: NodeProto, node: gs.Node) -> NodeProto:

@@ -7,12 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import ModelProto
 
 from rankfold.errors import ModelError
-from rankfold.passes.carry import carry_back
+from rankfold.passes.carry import Rewritten, carry_back
 from rankfold.passes.factors import Factors, factorise
-from rankfold.passes.graph_index import weightless
 from rankfold.passes.metadata import FoldedPair, record_pairs
 from rankfold.passes.model_file import Model
 from rankfold.passes.plan_file import plan_digest
@@ -23,8 +21,8 @@ from rankfold.passes.spectrum import Spectrum
 from rankfold.values import FloatArray, RankPlan
 
 
-def fold(model: Model, scan: Scan, plan: RankPlan, spectra: Mapping[str, Spectrum], *, version: str) -> ModelProto:
-    """Return the model with every planned site folded; a plan that folds nothing gives back the model's own proto.
+def fold(model: Model, scan: Scan, plan: RankPlan, spectra: Mapping[str, Spectrum], *, version: str) -> Rewritten | None:
+    """Return the model with every planned site folded; None where the plan folds nothing.
 
     Args:
         model: The original; it is not changed.
@@ -38,8 +36,8 @@ def fold(model: Model, scan: Scan, plan: RankPlan, spectra: Mapping[str, Spectru
     """
     ranks = {line.site: line.rank for line in plan.folded}
     if not any(ranks.values()):
-        return model.proto
-    view = open_view(gs.import_onnx(weightless(model.proto)))
+        return None
+    view = open_view(gs.import_onnx(model.proto))
     pairs = list(scan.pairs)
     for site in scan.sites:
         rank = ranks.get(site.name)
@@ -48,7 +46,7 @@ def fold(model: Model, scan: Scan, plan: RankPlan, spectra: Mapping[str, Spectru
             factors = factorise(finite_weight(model, scan, site), spectra[site.name], rank, dtype=dtype)
             pairs.append(_fold_site(view, model, scan, site, factors))
     folded = carry_back(model.proto, view.graph, view.imported)
-    record_pairs(folded, pairs, version=version, plan_digest=plan_digest(plan))
+    record_pairs(folded.skeleton, pairs, version=version, plan_digest=plan_digest(plan))
     return folded
 
 

@@ -1,4 +1,4 @@
-"""Who makes and who reads each tensor of a graph, and a copy of the graph that carries no weights."""
+"""Who makes and who reads each tensor of a graph."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
-
-_SMALL_BYTES = 1024  # shapes, axes and scalars: needed by shape inference, and cheap to keep
-_PLACEHOLDER = "weights-left-out"
 
 
 @dataclass(frozen=True)
@@ -71,16 +68,6 @@ def nested_graphs(node: NodeProto) -> Iterator[GraphProto]:
             yield from attribute.graphs
 
 
-def weightless(proto: ModelProto) -> ModelProto:
-    """Return a copy whose large initializers are references to nowhere; all else is the same.
-
-    The originals' bytes are not copied on the way, so that the copy costs what the graph costs.
-    """
-    copy = copy_without(proto, "initializer")
-    copy.graph.initializer.extend(_hollow(tensor) for tensor in proto.graph.initializer)
-    return copy
-
-
 def copy_without(proto: ModelProto, *graph_fields: str) -> ModelProto:
     """Return a copy of a model that leaves some fields of its graph empty, never having copied them."""
     copy = ModelProto()
@@ -119,21 +106,9 @@ def _assign(target: ModelProto | GraphProto, name: str, value: object) -> None:
         getattr(target, name).extend(value)
 
 
-def _hollow(tensor: TensorProto) -> TensorProto:
-    size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    for extent in tensor.dims:
-        size *= extent
-    if size <= _SMALL_BYTES and tensor.data_location != TensorProto.EXTERNAL:
-        return tensor
-    hollow = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    hollow.data_location = TensorProto.EXTERNAL
-    hollow.external_data.add(key="location", value=_PLACEHOLDER)
-    return hollow
-
-
 def _ranks(proto: ModelProto) -> dict[str, int]:
     try:
-        graph = onnx.shape_inference.infer_shapes(weightless(proto)).graph
+        graph = onnx.shape_inference.infer_shapes(proto).graph
     except onnx.shape_inference.InferenceError:
         graph = proto.graph
     known = [*graph.input, *graph.value_info, *graph.output]

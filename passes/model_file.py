@@ -17,6 +17,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from rankfold.errors import ModelError
+from rankfold.passes.wire import read_hollow
 from rankfold.values import InputSpec
 
 _DIGEST_BLOCK = 1 << 20
@@ -28,12 +29,14 @@ class Model:
 
     Attributes:
         path: Where it lies; external data is looked for beside it.
-        proto: Its content, never changed; weights in external files are references only.
+        proto: Its content, never changed; large weights are references, to external files or to the file itself.
+        inside: Names of the weights that lie in the file itself.
         digest: sha256 over the file and its external data files, as hexadecimal text.
     """
 
     path: Path
     proto: onnx.ModelProto
+    inside: frozenset[str]
     digest: str
 
     @property
@@ -44,23 +47,22 @@ class Model:
     @property
     def files(self) -> tuple[Path, ...]:
         """Return the model file and its external data files, each once."""
-        return (self.path, *_external_files(self.path, self.proto))
+        return tuple(dict.fromkeys((self.path, *_external_files(self.path, self.proto))))
+
+    @property
+    def has_external_data(self) -> bool:
+        """Return whether any weight lies in another file."""
+        return len(self.files) > 1
 
     def tensor(self, proto: TensorProto) -> NDArray[np.generic]:
-        """Return one tensor's values, read from the file it lies in; external ones are memory-mapped."""
+        """Return one tensor's values; large ones are mapped from the file they lie in, not read."""
         if not uses_external_data(proto):
             return numpy_helper.to_array(proto)
-        reference = ExternalDataInfo(proto)
-        return np.memmap(
-            self.path.parent / reference.location,
-            dtype=onnx.helper.tensor_dtype_to_np_dtype(proto.data_type),
-            mode="r",
-            offset=reference.offset or 0,
-            shape=tuple(proto.dims),
-        )
+        kind = onnx.helper.tensor_dtype_to_np_dtype(proto.data_type)
+        return np.frombuffer(self.tensor_bytes(proto), kind).reshape(tuple(proto.dims))
 
     def tensor_bytes(self, proto: TensorProto) -> memoryview:
-        """Return one tensor's raw bytes as they are stored; external ones are memory-mapped."""
+        """Return one tensor's raw bytes as they are stored; large ones are mapped from the file they lie in."""
         if not uses_external_data(proto):
             return memoryview(proto.raw_data)
         reference = ExternalDataInfo(proto)
@@ -79,7 +81,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     _check_readable(where)
     _check_onnx(where)
     try:
-        proto = onnx.load(where, load_external_data=False)
+        proto, inside = read_hollow(where)
     except DecodeError as error:
         raise ModelError(f"{where}: not an ONNX model ({error}); give a file that an exporter wrote") from error
     counts = Counter(tensor.name for tensor in proto.graph.initializer)
@@ -92,7 +94,8 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     for tensor in proto.graph.initializer:
         if uses_external_data(tensor):
             _check_external(where, tensor)
-    return Model(where, proto, _digest((where, *_external_files(where, proto))))
+    files = tuple(dict.fromkeys((where, *_external_files(where, proto))))
+    return Model(where, proto, inside, _digest(files))
 
 
 def input_specs(model: Model) -> tuple[InputSpec, ...]:

@@ -10,37 +10,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from onnx import ModelProto, TensorProto
-from onnx.external_data_helper import set_external_data, uses_external_data
+from onnx import TensorProto
+from onnx.external_data_helper import uses_external_data
 
 from rankfold.errors import OutputError
+from rankfold.passes.carry import Rewritten
 from rankfold.passes.graph_index import copy_without
 from rankfold.passes.model_file import Model
+from rankfold.passes.wire import write_streamed
 
 _ALIGNMENT = 4096  # of each tensor in a data file, so that it can be memory-mapped
 _SMALLEST_EXTERNAL = 1024  # bytes; smaller new tensors stay inside the model
 
 
-def write_model(proto: ModelProto, source: Model, path: Path) -> None:
-    """Write a model that was made from `source`.
+def write_model(rewritten: Rewritten | None, source: Model, path: Path) -> None:
+    """Write a model that was made from `source`, one weight at a time; None writes the source as it is.
 
     Where the source keeps weights in external files, so does the result: in one data file beside it, named by the
-    sha256 of its content and written first, so that the model file, renamed last, never meets another's data. A model
-    that was not changed and has its weights inside is copied byte by byte.
+    sha256 of its content and written first, so that the model file, renamed last, never meets another's data. An
+    unchanged model with its weights inside is copied byte by byte.
 
     Raises:
         OutputError: The place cannot be written.
     """
-    external = any(uses_external_data(tensor) for tensor in source.proto.graph.initializer)
     with _reported(path):
-        if external:
-            _write_external(proto, source, path)
-        elif proto is source.proto:
+        if source.has_external_data:
+            _write_external(rewritten or _parts(source), source, path)
+        elif rewritten is None:
             with whole_file(path) as file, source.path.open("rb") as original:
                 shutil.copyfileobj(original, file)
         else:
             with whole_file(path) as file:
-                file.write(proto.SerializeToString(deterministic=True))
+                tensors = (_inside(tensor, source) for tensor in rewritten.initializers)
+                write_streamed(file, rewritten.skeleton, tensors)
 
 
 def check_writable(path: Path) -> None:
@@ -91,40 +93,52 @@ def _reported(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_external(proto: ModelProto, source: Model, path: Path) -> None:
-    result = copy_without(proto, "initializer")
+def _parts(source: Model) -> Rewritten:
+    return Rewritten(copy_without(source.proto, "initializer"), tuple(source.proto.graph.initializer))
+
+
+def _inside(tensor: TensorProto, source: Model) -> tuple[TensorProto, memoryview | None]:
+    """Return a tensor with the raw data that belongs into it, where that lies in the source's file."""
+    if tensor.name not in source.inside or not uses_external_data(tensor):
+        return tensor, None
+    head = TensorProto()
+    head.CopyFrom(tensor)
+    head.ClearField("external_data")
+    head.ClearField("data_location")
+    return head, source.tensor_bytes(tensor)
+
+
+def _write_external(rewritten: Rewritten, source: Model, path: Path) -> None:
     loose = path.with_name(f".{path.name}.{os.getpid()}.data.partial")
     digest = hashlib.sha256()
     try:
         with loose.open("wb") as file:
-            result.graph.initializer.extend(
-                _moved_out(tensor, source, file, digest) for tensor in proto.graph.initializer
-            )
+            references = [_moved_out(tensor, source, file, digest) for tensor in rewritten.initializers]
         data = path.with_name(f"{path.stem}.{digest.hexdigest()[:12]}.data")
-        for tensor in result.graph.initializer:
+        for tensor in references:
             for entry in tensor.external_data:
                 entry.value = data.name if entry.key == "location" else entry.value
         os.replace(loose, data)
     finally:
         loose.unlink(missing_ok=True)
     with whole_file(path) as file:
-        file.write(result.SerializeToString(deterministic=True))
+        write_streamed(file, rewritten.skeleton, ((tensor, None) for tensor in references))
 
 
 def _moved_out(tensor: TensorProto, source: Model, file: BinaryIO, digest: hashlib._Hash) -> TensorProto:
     """Append a tensor's bytes to the data file and return the reference to them; small inner ones stay inside."""
     if not uses_external_data(tensor) and len(tensor.raw_data) < _SMALLEST_EXTERNAL:
         return tensor
-    padding = bytes(-file.tell() % _ALIGNMENT)
     content = source.tensor_bytes(tensor)
-    reference = TensorProto()
-    reference.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
-    reference.doc_string = tensor.doc_string
-    reference.metadata_props.extend(tensor.metadata_props)
-    for part in (padding, content):
+    for part in (bytes(-file.tell() % _ALIGNMENT), content):
         file.write(part)
         digest.update(part)
-    reference.raw_data = b""
-    set_external_data(reference, "data", file.tell() - len(content), len(content))
-    reference.ClearField("raw_data")
+    reference = TensorProto()
+    reference.CopyFrom(tensor)
+    for name in ("raw_data", "external_data"):
+        reference.ClearField(name)
+    reference.data_location = TensorProto.EXTERNAL
+    start = file.tell() - content.nbytes
+    for key, value in (("location", ""), ("offset", str(start)), ("length", str(content.nbytes))):
+        reference.external_data.add(key=key, value=value)
     return reference

@@ -25,17 +25,24 @@ class Seen:
     dtype: str
 
 
-def probe(model: Path, tensors: Sequence[str], feed: Feed, *, provider: Provider = "cpu") -> dict[str, Seen]:
+def probe(
+    model: Path, tensors: Sequence[str], feed: Feed, *, exposed: Sequence[str], provider: Provider = "cpu"
+) -> dict[str, Seen]:
     """Run one small batch and return the shape and type of each named tensor.
+
+    Args:
+        model: The model file.
+        tensors: Names anywhere in the main graph.
+        feed: The batch.
+        exposed: The tensors that are outputs of the model already.
+        provider: Where to run.
 
     Raises:
         ModelError: onnxruntime refuses the model, or cannot give out one of the tensors.
         CalibrationDataError: It cannot run the batch.
     """
     addition = onnx.ModelProto()
-    exposed = onnx.load(model, load_external_data=False).graph.output
-    already = {value.name for value in exposed}
-    addition.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in already)
+    addition.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in exposed)
     session = open_session(model, provider=provider, addition=addition.SerializeToString())
     found = run_outputs(session, feed, outputs=list(tensors))
     return {name: Seen(array.shape, array.dtype.name) for name, array in found.items()}

@@ -46,7 +46,7 @@ def check_dtypes(headers: Mapping[str, Header], inputs: tuple[InputSpec, ...], w
     """
     for spec in inputs:
         dtype = headers[spec.name].dtype
-        if dtype.name == spec.dtype or (spec.dtype in _TEXT and dtype.kind == "U"):
+        if dtype.kind == "U" if spec.dtype in _TEXT else dtype.name == spec.dtype:
             continue
         wanted = "str" if spec.dtype in _TEXT else spec.dtype
         raise CalibrationDataError(

@@ -21,7 +21,7 @@ _LEAST_ROUNDS = 5  # the fewest that have quartiles worth the name
 _MOST_SECONDS = 20.0  # a round is not begun later than this, once there are enough
 
 
-def measure_latency(  # noqa: PLR0913  # public, keyword-only
+def measure_latency(
     base: Path,
     candidate: Path,
     feed: Feed,
@@ -38,7 +38,7 @@ def measure_latency(  # noqa: PLR0913  # public, keyword-only
     return latency
 
 
-def latency_of_batches(  # noqa: PLR0913  # public, keyword-only
+def latency_of_batches(
     base: Path,
     candidate: Path,
     feeds: Iterable[Feed],

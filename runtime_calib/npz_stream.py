@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -64,9 +65,11 @@ def reading(path: Path) -> Iterator[None]:
         raise CalibrationDataError(
             f"{path}: not a readable .npz file ({error}); expected a complete zip written by np.savez: write it again"
         ) from error
-    # zipfile raises RuntimeError and NotImplementedError for encryption and unknown compression, numpy ValueError.
-    except (OSError, EOFError, ValueError, RuntimeError, zlib.error) as error:
-        raise CalibrationDataError(f"{path}: cannot be read ({error}); write it again with np.savez") from error
+    # Seen when feeding damaged files: RuntimeError (its child NotImplementedError included) from zipfile for encryption
+    # and unknown compression, ValueError and TokenError from numpy's header parser.
+    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, tokenize.TokenError) as error:
+        reason = str(error) or "it ends early"
+        raise CalibrationDataError(f"{path}: cannot be read ({reason}); write it again with np.savez") from error
 
 
 @contextmanager

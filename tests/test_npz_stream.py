@@ -1,5 +1,6 @@
 """Streaming `.npz` members: the same values as numpy reads, and one error for every kind of damage."""
 
+import contextlib
 import io
 import tracemalloc
 import zipfile
@@ -147,6 +148,12 @@ def test_negative_length(tmp_path):
         pieces(with_member(tmp_path / "a.npz", content), "x", [1])
 
 
+def test_header_cut_short(tmp_path):
+    content = npy_bytes(np.ones((2, 3))).replace(b"}", b" ")
+    with pytest.raises(CalibrationDataError, match=r"a\.npz: cannot be read"):
+        pieces(with_member(tmp_path / "a.npz", content), "x", [1])
+
+
 def test_same_name_twice(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         for name in ("x.npy", "x"):
@@ -163,9 +170,18 @@ def test_damage_gives_one_kind_of_error_or_none(tmp_path_factory, place, damage)
     start = place % len(content)
     content[start : start + len(damage)] = damage
     path.write_bytes(content)
-    try:
-        with open_npz(path) as archive:
-            for member in members(archive, path).values():
-                row_stream(archive, path, member)(None)
-    except CalibrationDataError as error:
-        assert str(path) in str(error)
+    # Anything else that is raised fails the test; damage to a byte that nobody reads goes unnoticed.
+    with contextlib.suppress(CalibrationDataError), open_npz(path) as archive:
+        for member in members(archive, path).values():
+            row_stream(archive, path, member)(None)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 127), st.sampled_from("(){}[],'-<>0x\0é"))
+def test_damaged_header_gives_one_kind_of_error_or_none(tmp_path_factory, place, damage):
+    content = bytearray(npy_bytes(np.ones((2, 3))))
+    content[place : place + len(damage.encode())] = damage.encode()
+    path = with_member(tmp_path_factory.mktemp("fuzz") / "a.npz", bytes(content))
+    with contextlib.suppress(CalibrationDataError), open_npz(path) as archive:
+        for member in members(archive, path).values():
+            row_stream(archive, path, member)(None)

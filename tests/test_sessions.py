@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 
 from rankfold.errors import CalibrationDataError, ModelError, RuntimeUnavailableError
-from rankfold.runtime_calib import distributions, sessions
+from rankfold.runtime_calib import sessions
 from rankfold.runtime_calib.distributions import check_distributions
 from rankfold.runtime_calib.sessions import cuda_available, open_session, run_outputs
 
@@ -35,13 +35,11 @@ def save_model(folder: Path, *, external: bool = False) -> Path:
 def extra_output(name: str) -> bytes:
     addition = onnx.ModelProto()
     addition.graph.output.append(onnx.ValueInfoProto(name=name))
-    return addition.SerializeToString()
+    return bytes(addition.SerializeToString())
 
 
 @pytest.mark.parametrize("external", [False, True])
-def test_addition_is_merged_into_the_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, external: bool
-) -> None:
+def test_addition_is_merged_into_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, external: bool) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -108,7 +106,7 @@ def test_missing_cuda_is_an_error_and_quiet(
     cuda_available.cache_clear()
     try:
         assert not cuda_available()
-        with pytest.raises(RuntimeUnavailableError, match="no model runs on it.*nvidia-smi.*or choose cpu"):
+        with pytest.raises(RuntimeUnavailableError, match=r"no model runs on it.*nvidia-smi.*or choose cpu"):
             open_session(save_model(tmp_path), provider="cuda")
     finally:
         cuda_available.cache_clear()
@@ -150,7 +148,7 @@ def _installed(*names: str) -> Callable[[str], str]:
 
 
 def test_two_distributions_are_refused_with_the_mending_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributions.metadata, "version", _installed("onnxruntime-gpu", "onnxruntime"))
+    monkeypatch.setattr(metadata, "version", _installed("onnxruntime-gpu", "onnxruntime"))
     with pytest.raises(RuntimeUnavailableError) as error:
         check_distributions()
     assert "python -m pip uninstall -y onnxruntime onnxruntime-gpu" in str(error.value)
@@ -158,10 +156,10 @@ def test_two_distributions_are_refused_with_the_mending_command(monkeypatch: pyt
 
 
 def test_no_distribution_is_refused_and_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributions.metadata, "version", _installed())
+    monkeypatch.setattr(metadata, "version", _installed())
     check_distributions()  # a build under another name: the module is there
     monkeypatch.setattr(util, "find_spec", lambda _: None)
     with pytest.raises(RuntimeUnavailableError, match="not installed; run `python -m pip install onnxruntime`"):
         check_distributions()
-    monkeypatch.setattr(distributions.metadata, "version", _installed("onnxruntime"))
+    monkeypatch.setattr(metadata, "version", _installed("onnxruntime"))
     check_distributions()

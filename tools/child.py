@@ -30,7 +30,7 @@ def main() -> int:
 
 
 def _interrupt_once(_number: int, _frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt at the first SIGINT and ignore the next: the parent passes on what a terminal sent too."""
+    """Raise KeyboardInterrupt at the first SIGINT only: what a terminal sends, the parent passes on once more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
 

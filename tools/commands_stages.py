@@ -93,10 +93,8 @@ def calibrate(
     if show.json:
         print_json(calibration_to_json(found, out))
     else:
-        tensors = len(found.moments)
-        print_text(
-            f"{out}: {tensors} tensors over {found.samples:,} calibration and {found.held_out_samples:,} held-out samples"
-        )
+        samples = f"{found.samples:,} calibration and {found.held_out_samples:,} held-out samples"
+        print_text(f"{out}: {len(found.moments)} tensors over {samples}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,4 +54,4 @@ def limit_message(limit: Limit) -> str:
 
 def _nan_first(value: float) -> float:
     """Return a key under which NaN counts as worse than every number."""
-    return float("inf") if value != value else value
+    return math.inf if math.isnan(value) else value

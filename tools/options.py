@@ -20,27 +20,31 @@ _RUN = Group("Running", sort_key=5)
 _SHOW = Group("Showing", sort_key=6)
 
 
-def _is_share(_kind: type, value: float | None) -> None:
+def is_share(_kind: type, value: float | None) -> None:
+    """Refuse what is no share of a whole that is kept."""
     if value is not None and not 0 < value <= 1:
         raise ValueError(f"It must lie in (0, 1]; found {value}.")
 
 
-def _is_open_share(_kind: type, value: float) -> None:
+def _is_part(_kind: type, value: float) -> None:
+    """Refuse what leaves nothing for one of two parts."""
     if not 0 < value < 1:
         raise ValueError(f"It must lie between 0 and 1, both excluded; found {value}.")
 
 
 def is_positive(_kind: type, value: float | None) -> None:
+    """Refuse 0, what is below it, and NaN."""
     if value is not None and not value > 0:
         raise ValueError(f"It must be above 0; found {value}.")
 
 
 def is_not_negative(_kind: type, value: float | None) -> None:
+    """Refuse what is below 0, and NaN."""
     if value is not None and not value >= 0:
         raise ValueError(f"It must be 0 or more; found {value}.")
 
 
-Share = Annotated[float | None, Parameter(validator=_is_share)]
+Share = Annotated[float | None, Parameter(validator=is_share)]
 
 
 @Parameter(name="*")
@@ -81,7 +85,9 @@ class CompressFiles:
 class Exclusion:
     """Nodes to leave alone."""
 
-    exclude: Annotated[tuple[str, ...], Parameter(group=_SCOPE, consume_multiple=True, negative="")] = ()
+    exclude: Annotated[
+        tuple[str, ...], Parameter(group=_SCOPE, consume_multiple=True, negative="", show_default=False)
+    ] = ()
     """Leave the nodes whose names match these patterns (*, ?, [abc]) as they are."""
 
 
@@ -90,7 +96,9 @@ class Exclusion:
 class OutputChoice:
     """Outputs to compare."""
 
-    output: Annotated[tuple[str, ...], Parameter(group=_SCOPE, consume_multiple=True, negative="")] = ()
+    output: Annotated[
+        tuple[str, ...], Parameter(group=_SCOPE, consume_multiple=True, negative="", show_default=False)
+    ] = ()
     """Names of the model's outputs to compare; all by default."""
 
 
@@ -101,7 +109,7 @@ class CalibrationOptions:
 
     mask: Annotated[str | None, Parameter(group=_CALIBRATION)] = None
     """Model input that is 0 where a row is padding, such as attention_mask; those rows are not counted."""
-    holdout: Annotated[float, Parameter(group=_CALIBRATION, validator=_is_open_share)] = 0.2
+    holdout: Annotated[float, Parameter(group=_CALIBRATION, validator=_is_part)] = 0.2
     """Share of the samples that decides nothing and is reported on."""
     seed: Annotated[int, Parameter(group=_CALIBRATION, validator=is_not_negative)] = 0
     """Seed of that draw."""
@@ -134,9 +142,9 @@ class RunOptions:
 class ShowOptions:
     """What is shown."""
 
-    json: Annotated[bool, Parameter(group=_SHOW, negative="")] = False
+    json: Annotated[bool, Parameter(group=_SHOW, negative="", show_default=False)] = False
     """Print JSON instead of tables."""
-    quiet: Annotated[bool, Parameter(group=_SHOW, negative="")] = False
+    quiet: Annotated[bool, Parameter(group=_SHOW, negative="", show_default=False)] = False
     """Show no progress."""
 
 

@@ -14,8 +14,8 @@ from rankfold.tools.tables import (
     discrepancy_table,
     latency_table,
     outcome_table,
+    reasons_table,
     size_table,
-    skipped_table,
     stdout_console,
 )
 
@@ -52,7 +52,7 @@ def print_compression(done: Compression) -> None:
     if report.sites:
         print_tables(outcome_table(report))
     if report.skipped:
-        print_tables(skipped_table(report.skipped))
+        print_tables(reasons_table(report.skipped))
     print_tables(size_table(report), discrepancy_table(report.discrepancy))
     if report.latency:
         print_tables(latency_table(report.latency))

@@ -46,7 +46,7 @@ def write_polygraphy_loader(folder: Path, held_out_name: str = "held_out.npz") -
     return script
 
 
-def polygraphy_commands(  # noqa: PLR0913  # public, keyword-only
+def polygraphy_commands(  # public, keyword-only
     base: Path,
     candidate: Path,
     report_dir: Path,

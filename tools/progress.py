@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from rich.console import Console
 from rich import progress as rich_progress
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rankfold.options import Progress
@@ -30,7 +30,7 @@ def shown_progress(*, quiet: bool = False) -> Iterator[Progress]:
         yield _announced
 
 
-def _noted(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+def _noted(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:  # noqa: ARG001  # shown by others
     note_stage(description)
     yield from items
 

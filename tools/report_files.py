@@ -10,7 +10,7 @@ from pathlib import Path
 from rankfold.errors import OutputError
 from rankfold.options import Options
 from rankfold.passes.plan_file import plan_to_json
-from rankfold.passes.write_model import check_writable
+from rankfold.passes.write_model import check_writable, whole_file_reported
 from rankfold.tools.limits import Limit
 from rankfold.tools.polygraphy_files import polygraphy_commands, write_polygraphy_loader
 from rankfold.tools.report_json import report_to_json, to_text
@@ -27,8 +27,9 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    with _told(path), renamed_at_end(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    note_output_folder(path.parent)
+    with whole_file_reported(path) as file:
+        file.write(text.encode())
 
 
 @contextmanager
@@ -44,6 +45,20 @@ def renamed_at_end(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those above it, unless it is there.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: the folder cannot be made ({error.strerror or error}); give another place"
+        ) from error
+
+
 @contextmanager
 def report_folder(folder: Path | None) -> Iterator[Path | None]:
     """Make the folder of a report if need be; after an error, remove it again if it was made and is empty.
@@ -55,8 +70,7 @@ def report_folder(folder: Path | None) -> Iterator[Path | None]:
         yield None
         return
     made = not folder.exists()
-    with _told(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     check_writable(folder / HELD_OUT)
     try:
         yield folder
@@ -87,13 +101,3 @@ def write_report(folder: Path, report: Report, *, limits: Sequence[Limit], optio
     write_text(folder / "report.md", report_to_markdown(report, limits=limits, commands=commands))
     write_text(folder / "report.json", to_text(report_to_json(report, limits=limits, commands=commands)))
     return commands
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); check the path, its permissions and the free space"
-        ) from error

@@ -106,7 +106,6 @@ def limits_to_json(limits: Sequence[Limit]) -> list[Json]:
     return [asdict(limit) for limit in limits]
 
 
-
 def _self_check_to_json(check: SelfCheck | None) -> Json | None:
     return None if check is None else asdict(check)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from rankfold.tools.limits import Limit, limit_message
-from rankfold.tools.tables import change, milliseconds, percent, rank_text
+from rankfold.tools.tables import change, lost, milliseconds, percent, rank_text, skip_reasons
 from rankfold.values import Latency, OutputDiscrepancy, Report, SiteOutcome, Size
 
 _SITES_SHOWN = 24
@@ -148,8 +147,8 @@ def _site_row(site: SiteOutcome) -> tuple[str, ...]:
         f"{site.in_features} × {site.out_features}",
         rank_text(site.rank),
         change(site.parameters_before, site.parameters_after),
-        percent(site.predicted_error),
-        percent(site.measured_error),
+        lost(site.predicted_error),
+        lost(site.measured_error),
     )
 
 
@@ -158,10 +157,9 @@ def _skipped(report: Report) -> Iterator[str]:
         return
     yield "## Left as they are"
     yield ""
-    reasons = Counter((node.op_type, node.reason) for node in report.skipped)
-    first = {(node.op_type, node.reason): node.node for node in reversed(report.skipped)}
-    for (op_type, reason), count in reasons.most_common(_REASONS_SHOWN):
-        yield f"- {count} × {op_type} (first {_code(first[op_type, reason])}): {reason}"
+    reasons = skip_reasons(report.skipped)
+    for reason in reasons[:_REASONS_SHOWN]:
+        yield f"- {reason.nodes} × {reason.op_type} (first {_code(reason.first)}): {reason.reason}"
     if len(reasons) > _REASONS_SHOWN:
         yield f"- and {len(reasons) - _REASONS_SHOWN} more reasons, in report.json"
 
@@ -186,7 +184,11 @@ def _reproduce(report: Report, commands: Sequence[str]) -> Iterator[str]:
     yield ""
     yield "Versions: " + ", ".join(f"{name} {version}" for name, version in report.versions.items()) + "."
     yield ""
-    yield "Settings: " + ", ".join(f"{name} {value}" for name, value in report.settings.items()) + "."
+    yield (
+        "Settings: "
+        + ", ".join(f"{name} {value}" for name, value in report.settings.items() if value is not None)
+        + "."
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -17,7 +17,7 @@ _UNFINISHED = (".part", ".partial")
 
 
 def temporary_name(path: Path) -> Path:
-    """Return the name under which `path` is written before it is renamed: beside it, hidden, marked with the process."""
+    """Return the name under which `path` is written before it is renamed: hidden, with this process's number."""
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 

@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = _CO
     if code >= 0:
         return code
     if received:
-        print(f"rankfold: stopped by {signal.Signals(received[0]).name}; nothing half-written was left", file=sys.stderr)
+        print(
+            f"rankfold: stopped by {signal.Signals(received[0]).name}; nothing half-written was left", file=sys.stderr
+        )
         return _SIGNALLED + received[0]
     print(crash_message(given, signal_number=-code, stage=stage), file=sys.stderr)
     return EXIT_UNUSABLE_INPUT

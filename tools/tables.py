@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import StringIO
 
 from rich import box
@@ -12,8 +14,18 @@ from rich.table import Table
 
 from rankfold.values import Analysis, Discrepancy, Latency, RankPlan, Report, Skipped
 
-_PLAIN_WIDTH = 160
+_PLAIN_WIDTH = 320
 """Columns of a table that goes to a file or a pipe; rich would take 80 and break the node names."""
+
+
+@dataclass(frozen=True)
+class SkipReason:
+    """Nodes of one operator that are left alone for one reason."""
+
+    op_type: str
+    reason: str
+    first: str
+    nodes: int
 
 
 def stdout_console() -> Console:
@@ -45,7 +57,7 @@ def plan_table(plan: RankPlan) -> Table:
             rank_text(line.rank),
             f"{line.parameters:,}",
             percent(line.parameters / line.dense_parameters),
-            percent(line.predicted_error),
+            lost(line.predicted_error),
         )
     if plan.fixed_dense_parameters:
         kept = percent(plan.fixed_parameters / plan.fixed_dense_parameters)
@@ -60,7 +72,7 @@ def analysis_table(analysis: Analysis) -> Table:
     """Return the foldable sites; with data, the rank each needs for a share of its output energy."""
     with_data = any(site.rows for site in analysis.sites)
     shares = sorted({share for site in analysis.sites for share in site.energy_ranks})
-    spectral = ("rows", "numerical rank", *(f"rank for {percent(share)}" for share in shares)) if with_data else ()
+    spectral = ("rows", "numerical rank", *(f"rank for {100 * share:g} %" for share in shares)) if with_data else ()
     columns = ("operator", "in × out", "uses", "parameters", "break-even rank", *spectral)
     table = _table(f"Foldable sites: {len(analysis.sites)}", "site", columns)
     for site in analysis.sites:
@@ -87,8 +99,8 @@ def outcome_table(report: Report) -> Table:
             f"{site.in_features} × {site.out_features}",
             rank_text(site.rank),
             change(site.parameters_before, site.parameters_after),
-            percent(site.predicted_error),
-            percent(site.measured_error),
+            lost(site.predicted_error),
+            lost(site.measured_error),
         )
     return table
 
@@ -149,14 +161,37 @@ def skipped_table(skipped: Sequence[Skipped]) -> Table:
     return table
 
 
+def reasons_table(skipped: Sequence[Skipped]) -> Table:
+    """Return the reasons for which nodes are left as they are, with their number and the first of them."""
+    table = _table("Left as they are", "reason", ("nodes",))
+    table.add_column("operator")
+    table.add_column("first", overflow="fold")
+    for reason in skip_reasons(skipped):
+        table.add_row(reason.reason, str(reason.nodes), reason.op_type, reason.first)
+    return table
+
+
+def skip_reasons(skipped: Sequence[Skipped]) -> tuple[SkipReason, ...]:
+    """Return the skipped nodes by operator and reason, the most frequent first."""
+    counts = Counter((node.op_type, node.reason) for node in skipped)
+    first = {(node.op_type, node.reason): node.node for node in reversed(skipped)}
+    return tuple(SkipReason(op_type, why, first[op_type, why], count) for (op_type, why), count in counts.most_common())
+
+
 def rank_text(rank: int | None) -> str:
     """Return a rank for a reader: `dense` where the site stays as it is."""
     return "dense" if rank is None else str(rank)
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage with two decimals, or one significant digit below a hundredth of a percent."""
-    return f"{100 * share:.2f} %" if share == 0 or abs(share) >= 1e-4 else f"{100 * share:.1g} %"
+    """Return a share as a percentage with two decimals."""
+    return f"{100 * share:.2f} %"
+
+
+def lost(share: float) -> str:
+    """Return a share that should be small as a percentage with two significant digits."""
+    smallest = 1e-6
+    return f"< {100 * smallest:.4f} %" if 0 < share < smallest else f"{100 * share:.2g} %"
 
 
 def change(before: int, after: int) -> str:
@@ -166,7 +201,12 @@ def change(before: int, after: int) -> str:
 
 def milliseconds(median: float, quartiles: tuple[float, float]) -> str:
     """Return a time with its quartiles."""
-    return f"{median:.2f} ms ({quartiles[0]:.2f} to {quartiles[1]:.2f})"
+    return f"{duration(median)} ms ({duration(quartiles[0])} to {duration(quartiles[1])})"
+
+
+def duration(time_ms: float) -> str:
+    """Return a time in milliseconds with three significant digits."""
+    return f"{time_ms:.0f}" if time_ms >= 100 else f"{time_ms:#.3g}".rstrip(".")
 
 
 def _table(title: str, first: str, numbers: Sequence[str]) -> Table:

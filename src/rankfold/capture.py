@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rankfold.errors import CalibrationDataError
 from rankfold.options import Options
-from rankfold.passes.model_file import Model, input_specs
+from rankfold.passes.model_file import Model, input_specs, output_names
 from rankfold.passes.sites import Scan
 from rankfold.passes.taps import OLDEST_STRIDED_OPSET, TapSetting, tap
 from rankfold.runtime_calib.collect import Collector, Seen, probe
@@ -119,7 +119,7 @@ def _settings(
     model: Model, scan: Scan, feed: Feed, samples: int | None, *, options: Options
 ) -> dict[Request, TapSetting]:
     tensors = list(dict.fromkeys(request.tensor for request in scan.requests))
-    seen = probe(model.path, tensors, feed, provider=options.provider)
+    seen = probe(model.path, tensors, feed, exposed=output_names(model), provider=options.provider)
     padding = None if options.mask is None else feed[options.mask].size
     calibration = None if samples is None else samples * (1 - options.holdout) / sample_count(feed)
     opset = max(entry.version for entry in model.proto.opset_import if entry.domain in ("", "ai.onnx"))

@@ -1,0 +1,195 @@
+"""The supervising parent with real children: some that end well, some that crash, some that are stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from rankfold.tools.supervise import crash_message
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+
+PATIENCE_S = 60.0  # how long a loaded machine may take to start a process; nothing is timed
+
+NOTES = "from pathlib import Path; import os, signal, sys, time; from rankfold.tools.run_notes import *; "
+
+
+def start(folder: Path, script: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start the parent with a child that runs `script` instead of the command line."""
+    parent = (
+        "import sys; from rankfold.tools.supervise import main;"
+        f"sys.exit(main(sys.argv[1:], command=[sys.executable, '-c', {NOTES + script!r}]))"
+    )
+    return opened([sys.executable, "-c", parent, *arguments], folder)
+
+
+def start_rankfold(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return opened([sys.executable, "-P", "-m", "rankfold", *arguments], folder)
+
+
+def opened(command: list[str], folder: Path) -> subprocess.Popen[str]:
+    temporary = folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    environment.pop("RANKFOLD_RUN_FOLDER", None)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, message = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, message
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+def save_model(folder: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,8] x) => (float[N,8] y) <float[8,8] w> {y = MatMul(x, w)}'
+    model = onnx.parser.parse_model(text)
+    weight = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    onnx.save(model, folder / "model.onnx")
+
+
+def save_script(folder: Path, after_many: str) -> None:
+    """Write a data script that does something after it gave 100 samples, while they are calibrated on."""
+    (folder / "data.py").write_text(
+        "import os, signal, time, pathlib\nimport numpy as np\n"
+        "def load_data():\n"
+        "    for number in range(100):\n"
+        "        yield {'x': np.full((1, 8), number, np.float32)}\n"
+        f"    {after_many}\n"
+    )
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 70, 130])
+def test_the_childs_exit_code_is_passed_on(tmp_path: Path, code: int) -> None:
+    assert ended(start(tmp_path, f"sys.exit({code})")) == (code, "")
+
+
+def test_the_arguments_are_passed_on(tmp_path: Path) -> None:
+    process = start(tmp_path, "print(sys.argv[1:])", "a b", "--c")
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert output == "['a b', '--c']\n"
+
+
+def test_a_native_crash_is_one_message(tmp_path: Path) -> None:
+    script = "note_stage('calibrating'); os.kill(os.getpid(), signal.SIGSEGV)"
+    code, message = ended(start(tmp_path, script, "compress", "my model.onnx"))
+    assert code == 3
+    assert message.startswith("rankfold: the command was killed by SIGSEGV during 'calibrating': a native crash inside")
+    assert "command: rankfold compress 'my model.onnx'" in message
+    assert "Traceback" not in message
+
+
+def test_a_kill_is_told_as_out_of_memory(tmp_path: Path) -> None:
+    code, message = ended(start(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", "analyze", "m.onnx"))
+    assert code == 3
+    assert message.startswith("rankfold: the command was killed by SIGKILL: most likely the system ran out of memory")
+    assert "--batch-size" in message
+
+
+def test_an_unknown_signal_is_told_by_its_number() -> None:
+    assert "killed by signal 99" in crash_message(["analyze"], signal_number=99, stage="")
+
+
+def test_what_a_dead_child_left_unfinished_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    stays = ["model.onnx", ".model.onnx.1.partial", ".hidden"]
+    for name in stays:
+        (outputs / name).touch()
+    script = (
+        "folder = Path('outputs'); note_output_folder(folder); temporary_name(folder / 'model.onnx').touch();"
+        "(folder / f'.held_out.npz.{os.getpid()}.part').touch();"
+        "(folder / f'.model.onnx.{os.getpid()}.data.partial').touch();"
+        "assert len(list(folder.iterdir())) == 6; import tempfile; tempfile.mkdtemp();"
+        "os.kill(os.getpid(), signal.SIGABRT)"
+    )
+    code, message = ended(start(tmp_path, script))
+    assert (code, "SIGABRT" in message) == (3, True)
+    assert sorted(path.name for path in outputs.iterdir()) == sorted(stays)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_termination_is_passed_on_and_tidied_up(tmp_path: Path) -> None:
+    script = (
+        "note_output_folder(Path('.')); temporary_name(Path('out.onnx').absolute()).touch();"
+        "Path('ready').touch(); time.sleep(600)"
+    )
+    process = start(tmp_path, script)
+    wait_for(tmp_path / "ready")
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (128 + signal.SIGTERM, "rankfold: stopped by SIGTERM; nothing half-written was left\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ready", "tmp"]
+
+
+def test_a_second_signal_kills_a_child_that_does_not_heed_the_first(tmp_path: Path) -> None:
+    script = "signal.signal(signal.SIGINT, lambda *_: Path('heard').touch()); Path('ready').touch(); time.sleep(600)"
+    process = start(tmp_path, script)
+    wait_for(tmp_path / "ready")
+    process.send_signal(signal.SIGINT)
+    wait_for(tmp_path / "heard")
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == (130, "rankfold: stopped by SIGINT; nothing half-written was left\n")
+
+
+def test_the_parent_stays_small() -> None:
+    script = (
+        "import sys; import rankfold.tools.supervise;"
+        "print(sorted({'numpy', 'onnx', 'onnxruntime', 'cyclopts', 'rich', 'rankfold.values'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert found.stdout == "[]\n"
+
+
+def test_a_bug_is_no_exceeded_limit(tmp_path: Path) -> None:
+    script = "from rankfold.tools import child, cli; cli.main = lambda words: 1 / 0; sys.exit(child.main())"
+    code, message = ended(start(tmp_path, script))
+    assert code == 70
+    assert "ZeroDivisionError" in message
+    assert "this is a bug in rankfold" in message
+
+
+def test_a_crash_in_a_real_command_leaves_no_output(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    save_script(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)")
+    words = ("compress", "model.onnx", "--data", "data.py", "--keep", "0.5", "-o", "out.onnx", "--quiet")
+    code, message = ended(start_rankfold(tmp_path, *words, "--report", "."))
+    assert code == 3
+    assert message.startswith("rankfold: the command was killed by SIGSEGV during 'calibrating'")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.py", "model.onnx", "tmp"]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_an_interrupted_command_says_so_once_and_leaves_no_output(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    save_script(tmp_path, "pathlib.Path('ready').touch(); time.sleep(600)")
+    words = ("compress", "model.onnx", "--data", "data.py", "--keep", "0.5", "-o", "out.onnx", "--quiet")
+    process = start_rankfold(tmp_path, *words, "--report", "report")
+    wait_for(tmp_path / "ready")
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == (130, "rankfold: interrupted; nothing half-written was left\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.py", "model.onnx", "ready", "tmp"]
+
+
+def test_a_file_named_like_a_module_is_not_imported(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    for name in ("onnx.py", "numpy.py", "rich.py"):
+        (tmp_path / name).write_text("raise SystemExit('imported from the working directory')")
+    assert ended(start_rankfold(tmp_path, "analyze", "model.onnx", "--quiet")) == (0, "")
