@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rankfold.models import demo, fashion_mnist
 from rankfold.models.export import export_vit
@@ -34,17 +36,19 @@ def pack(data: Path, weights: Path, folder: Path) -> None:
     export_vit(network, ViTShape(), folder / demo.MODEL_FILE)
     train = fashion_mnist.read(data, "train").images
     drawn = np.sort(np.random.default_rng(SEED).choice(len(train), CALIBRATION_IMAGES, replace=False))
-    _save(folder / demo.CALIBRATION_FILE, {"image": fashion_mnist.as_input(train[drawn])})
+    with _whole(folder / demo.CALIBRATION_FILE) as file:
+        np.savez_compressed(file, image=fashion_mnist.as_input(train[drawn]))
     test = fashion_mnist.read(data, "test")
-    shown = slice(0, TEST_IMAGES)
-    labelled = {"image": fashion_mnist.as_input(test.images[shown]), "labels": test.labels[shown].astype(np.int64)}
-    _save(folder / demo.TEST_FILE, labelled)
+    images, labels = fashion_mnist.as_input(test.images[:TEST_IMAGES]), test.labels[:TEST_IMAGES].astype(np.int64)
+    with _whole(folder / demo.TEST_FILE) as file:
+        np.savez_compressed(file, image=images, labels=labels)
 
 
-def _save(path: Path, arrays: dict[str, NDArray[np.float32] | NDArray[np.int64]]) -> None:
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        yield file
     os.replace(partial, path)
 
 

@@ -46,7 +46,8 @@ class Attention(nn.Module):
         query, key, value = (p.reshape(-1, tokens, self.heads, width // self.heads).transpose(1, 2) for p in parts)
         scores = query @ key.transpose(-2, -1) * (width // self.heads) ** -0.5
         mixed = functional.softmax(scores, dim=-1) @ value
-        return self.out(mixed.transpose(1, 2).reshape(-1, tokens, width))
+        joined: Tensor = self.out(mixed.transpose(1, 2).reshape(-1, tokens, width))
+        return joined
 
 
 class Block(nn.Module):

@@ -21,7 +21,9 @@ from rankfold.passes.spectrum import Spectrum
 from rankfold.values import FloatArray, RankPlan
 
 
-def fold(model: Model, scan: Scan, plan: RankPlan, spectra: Mapping[str, Spectrum], *, version: str) -> Rewritten | None:
+def fold(
+    model: Model, scan: Scan, plan: RankPlan, spectra: Mapping[str, Spectrum], *, version: str
+) -> Rewritten | None:
     """Return the model with every planned site folded; None where the plan folds nothing.
 
     Args:

@@ -47,9 +47,7 @@ def read_hollow(path: Path) -> tuple[ModelProto, frozenset[str]]:
     return proto, frozenset(inside)
 
 
-def write_streamed(
-    file: BinaryIO, proto: ModelProto, tensors: Iterable[tuple[TensorProto, memoryview | None]]
-) -> None:
+def write_streamed(file: BinaryIO, proto: ModelProto, tensors: Iterable[tuple[TensorProto, memoryview | None]]) -> None:
     """Write a model whose initializers come one by one.
 
     Args:

@@ -46,11 +46,13 @@ def json_feeds(paths: list[Path]) -> Iterator[object]:
 def _load_json(path: Path) -> object:
     from polygraphy.exception import PolygraphyException
     from polygraphy.json import load_json
+    from polygraphy.logger import G_LOGGER
 
     # Polygraphy's decoder lets whatever a malformed entry raises through.
     malformed = (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, RecursionError)
     try:
-        content: object = load_json(str(path))
+        with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):  # it prints its errors besides raising them
+            content: object = load_json(str(path))
     except (*malformed, PolygraphyException, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CalibrationDataError(

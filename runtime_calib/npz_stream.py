@@ -66,8 +66,8 @@ def reading(path: Path) -> Iterator[None]:
             f"{path}: not a readable .npz file ({error}); expected a complete zip written by np.savez: write it again"
         ) from error
     # Seen when feeding damaged files: RuntimeError (its child NotImplementedError included) from zipfile for encryption
-    # and unknown compression, ValueError and TokenError from numpy's header parser.
-    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, tokenize.TokenError) as error:
+    # and unknown compression, ValueError SyntaxError and TokenError from numpy's header parser.
+    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, SyntaxError, tokenize.TokenError) as error:
         reason = str(error) or "it ends early"
         raise CalibrationDataError(f"{path}: cannot be read ({reason}); write it again with np.savez") from error
 

@@ -114,10 +114,19 @@ def test_paths(tmp_path):
     refused(tmp_path / "a.npz", (X,), r"a\.npz: not a readable \.npz file")
 
 
-@pytest.mark.parametrize("content", ["", "{", "3", '{"x": {"array": 3, "polygraphy_class": "ndarray"}}', "[[1]]"])
-def test_json_that_polygraphy_did_not_write(tmp_path, content):
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"x": {"array": 3, "polygraphy_class": "ndarray"}}', '{"x": {"polygraphy_class": "Unknown"}}']
+)
+def test_json_that_polygraphy_did_not_write(tmp_path, capfd, content):
     (tmp_path / "a.json").write_text(content)
-    refused(tmp_path / "a.json", (X,), r"a\.json.*(not an inputs file of Polygraphy|expected a dict of input name)")
+    refused(tmp_path / "a.json", (X,), r"a\.json: not an inputs file of Polygraphy .*polygraphy run --save-inputs")
+    assert "[!]" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("content", ["3", "[[1]]"])
+def test_json_without_feeds(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    refused(tmp_path / "a.json", (X,), r"a\.json, feed 0: is a (int|list); expected a dict of input name to array")
 
 
 def test_headers_are_refused_when_opening(tmp_path):

@@ -59,7 +59,9 @@ def wait_for(path: Path) -> None:
 
 
 def save_model(folder: Path) -> None:
-    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,8] x) => (float[N,8] y) <float[8,8] w> {y = MatMul(x, w)}'
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,8] x) => (float[N,8] y) <float[8,8] w> {y = MatMul(x, w)}'
+    )
     model = onnx.parser.parse_model(text)
     weight = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(weight, "w"))

@@ -81,6 +81,8 @@ def test_small_shares_keep_two_digits(share: float, text: str) -> None:
     assert lost(share) == text
 
 
-@pytest.mark.parametrize(("time_ms", "text"), [(240.8, "241"), (99.96, "100"), (21.04, "21.0"), (2.25, "2.25"), (0.00332, "0.00332")])
+@pytest.mark.parametrize(
+    ("time_ms", "text"), [(240.8, "241"), (99.96, "100"), (21.04, "21.0"), (2.25, "2.25"), (0.00332, "0.00332")]
+)
 def test_times_keep_three_digits(time_ms: float, text: str) -> None:
     assert duration(time_ms) == text

@@ -41,7 +41,7 @@ def demo(
         out: Folder for the compressed model and its report.
         quiet: Show no progress.
     """
-    model, result = embedded_model(), out / "vit_fashion.folded.onnx"
+    model, result = embedded_model(), out / f"{embedded_model().stem}.folded.onnx"
     make_folder(out)
     print_text(f"1. The model: {model}\n   a vision transformer for Fashion-MNIST, {model.stat().st_size:,} bytes")
     print_text(f"2. Compressing it to {keep:.0%} of its linear parameters, guided by {calibration_data()}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankfold import __version__
@@ -27,7 +27,7 @@ from rankfold.proof import first_batch, latencies, self_check
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import DataLike, batched, open_source, read_spool
 from rankfold.runtime_calib.threads import limited_threads
-from rankfold.values import Analysis, Calibration, Discrepancy, Energy, Keep, Latency, RankPlan, Report
+from rankfold.values import Analysis, Calibration, Discrepancy, Energy, Keep, Latency, RankPlan, Report, SiteOutcome
 
 PathLike = str | os.PathLike[str]
 
@@ -123,15 +123,10 @@ def compress(  # noqa: PLR0913  # the public way in: one budget of three, and wh
         check_plan(budget, scan, model_digest=loaded.digest)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads():
         spool = options.held_out_to or Path(folder) / "held_out.npz"
-        calibration = capture(loaded, scan, data, spool, options=options)
-        spectra, warnings = _spectra(loaded, scan, calibration, options)
-        if isinstance(budget, RankPlan):
-            chosen = with_predictions(budget, spectra)
-        else:
-            chosen = plan_for(scan, site_curves(scan, spectra), budget, model_digest=loaded.digest)
-        write_model(fold(loaded, scan, chosen, spectra, version=__version__), loaded, path)
-        report = _report(_Folded(loaded, scan, chosen, spectra, calibration), path, spool, warnings, options)
-    return Result(report, chosen, path, options.held_out_to)
+        decision = _decide(loaded, scan, capture(loaded, scan, data, spool, options=options), budget, options)
+        write_model(fold(loaded, scan, decision.plan, decision.spectra, version=__version__), loaded, path)
+        report = _report(loaded, scan, decision, (path, spool), options)
+    return Result(report, decision.plan, path, options.held_out_to)
 
 
 def validate(base: PathLike, candidate: PathLike, data: DataLike, *, options: Options = Options()) -> Discrepancy:
@@ -161,12 +156,26 @@ def bench(base: PathLike, candidate: PathLike, data: DataLike, *, options: Optio
 
 
 @dataclass(frozen=True)
-class _Folded:
-    model: Model
-    scan: Scan
+class _Decision:
+    """What is to be done, and what remains of the calibration once that is known; the moments themselves do not."""
+
     plan: RankPlan
     spectra: dict[str, Spectrum]
+    outcomes: tuple[SiteOutcome, ...]
+    warnings: tuple[str, ...]
     calibration: Calibration
+
+
+def _decide(
+    model: Model, scan: Scan, calibration: Calibration, budget: Keep | Energy | RankPlan, options: Options
+) -> _Decision:
+    spectra, warnings = _spectra(model, scan, calibration, options)
+    if isinstance(budget, RankPlan):
+        plan = with_predictions(budget, spectra)
+    else:
+        plan = plan_for(scan, site_curves(scan, spectra), budget, model_digest=model.digest)
+    outcomes = site_outcomes(model, scan, plan, spectra, calibration)
+    return _Decision(plan, spectra, outcomes, warnings, replace(calibration, moments={}, held_out={}))
 
 
 def _budget(keep: float | None, energy: float | None, plan: RankPlan | None) -> Keep | Energy | RankPlan:
@@ -203,9 +212,10 @@ def _spectra(
     return spectra, tuple(filter(None, warnings))
 
 
-def _report(folded: _Folded, path: Path, spool: Path, warnings: tuple[str, ...], options: Options) -> Report:
-    model, scan, plan, calibration = folded.model, folded.scan, folded.plan, folded.calibration
-    written, feed = load_model(path), first_batch(spool)
+def _report(model: Model, scan: Scan, decision: _Decision, places: tuple[Path, Path], options: Options) -> Report:
+    """Measure the result against the original; `places` are the written model and the held-out batches."""
+    path, spool = places
+    plan, calibration, written, feed = decision.plan, decision.calibration, load_model(path), first_batch(spool)
     total = -(-calibration.held_out_samples // options.batch_size)
     batches = options.progress(read_spool(spool), "comparing", total)
     linear, parameters, size = sizes(model, written, plan)
@@ -224,11 +234,9 @@ def _report(folded: _Folded, path: Path, spool: Path, warnings: tuple[str, ...],
         calibration_samples=calibration.samples,
         held_out_samples=calibration.held_out_samples,
         discrepancy=compare(model.path, path, batches, outputs=options.outputs, provider=options.provider),
-        self_check=self_check(model, scan, plan, folded.spectra, feed, options=options),
-        latency=latencies(model.path, path, feed, input_specs(model), options=options)
-        if options.latency_rounds
-        else (),
-        sites=site_outcomes(model, scan, plan, folded.spectra, calibration),
+        self_check=self_check(model, scan, plan, decision.spectra, feed, options=options),
+        latency=latencies(model.path, path, feed, input_specs(model), options=options),
+        sites=decision.outcomes,
         skipped=scan.skipped,
-        warnings=warnings,
+        warnings=decision.warnings,
     )

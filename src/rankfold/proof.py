@@ -55,7 +55,9 @@ def self_check(
 def latencies(
     base: Path, candidate: Path, feed: Feed, specs: tuple[InputSpec, ...], *, options: Options
 ) -> tuple[Latency, ...]:
-    """Time both models at batch 1 and at the batch that was fed, on the provider asked for."""
+    """Time both models at batch 1 and at the batch that was fed, on the provider asked for; no rounds, no times."""
+    if options.latency_rounds == 0:
+        return ()
     single = one_sample(feed, specs)
     feeds = [single, feed] if sample_count(single) != sample_count(feed) else [feed]
     return latency_of_batches(base, candidate, feeds, provider=options.provider, rounds=options.latency_rounds)
