@@ -62,7 +62,7 @@ def capture(model: Model, scan: Scan, data: DataLike, spool: Path, *, options: O
     source = open_source(data, input_specs(model))
     first, units = _peek(source)
     _check_mask(model, options.mask)
-    settings = _settings(model, scan, first.feed, source.count, options=options) if scan.sites else {}
+    settings = tap_settings(model, scan, first.feed, source.count, options=options) if scan.sites else {}
     counted = _Counted([0])
     with SpoolWriter(spool, options.batch_size) as writer:
         chosen = counted.watch(hold_out(units, share=options.holdout, seed=options.seed, spool=writer))
@@ -115,9 +115,18 @@ def _check_mask(model: Model, mask: str | None) -> None:
         raise CalibrationDataError(f"mask {mask!r} is no input of {model.path}; its inputs are {', '.join(names)}")
 
 
-def _settings(
+def tap_settings(
     model: Model, scan: Scan, feed: Feed, samples: int | None, *, options: Options
 ) -> dict[Request, TapSetting]:
+    """Return how each request is summed: its layout as a run of one unit shows it, and a stride that suits the data.
+
+    Args:
+        model: The model.
+        scan: Its sites.
+        feed: One unit of data.
+        samples: Samples in all, where known; without it every row is taken.
+        options: Mask, stride, share held out and provider.
+    """
     tensors = list(dict.fromkeys(request.tensor for request in scan.requests))
     seen = probe(model.path, tensors, feed, exposed=output_names(model), provider=options.provider)
     padding = None if options.mask is None else feed[options.mask].size
