@@ -44,7 +44,9 @@ def backbone(folder: Path) -> Path:
         onnx.load(Path(found.submodule_search_locations[0]) / "models" / "vit_s_focus.onnx")
     )
     if FEATURE not in {value.name for value in model.graph.value_info}:
-        model.graph.value_info.append(helper.make_tensor_value_info(FEATURE, onnx.TensorProto.FLOAT, ["batch", 257, 384]))
+        model.graph.value_info.append(
+            helper.make_tensor_value_info(FEATURE, onnx.TensorProto.FLOAT, ["batch", 257, 384])
+        )
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / "whole.onnx"
     onnx.save(model, whole)

@@ -92,7 +92,9 @@ def _after(index: GraphIndex, node: NodeProto, before: ConstantTrace) -> Constan
     if wanted is None:
         return None
     reached = _reshaped(before.shape, wanted, allow_zero=bool(attribute(node, "allowzero", 0)))
-    return reached and ConstantTrace(before.root, (*before.steps, ("Reshape", reached)), reached, before.onnx_type)
+    if reached is None:
+        return None
+    return ConstantTrace(before.root, (*before.steps, ("Reshape", reached)), reached, before.onnx_type)
 
 
 def _compose(steps: tuple[Step, ...], order: tuple[int, ...]) -> tuple[Step, ...]:
@@ -126,7 +128,8 @@ def _small_ints(index: GraphIndex, name: str) -> tuple[int, ...] | None:
 def _constant_tensor(node: NodeProto) -> TensorProto | None:
     for found in node.attribute:
         if found.name == "value" and found.type == AttributeProto.TENSOR:
-            return found.t
+            tensor: TensorProto = found.t
+            return tensor
         if found.name in ("value_float", "value_floats"):
             return onnx.numpy_helper.from_array(np.asarray(helper.get_attribute_value(found), np.float32))
         if found.name in ("value_int", "value_ints"):

@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from rankfold.passes.constants import ConstantTrace, attribute, trace_constant
 from rankfold.passes.graph_index import GraphIndex
-from rankfold.passes.site import Bias, Use
+from rankfold.passes.site import Bias, Centring, Use
 from rankfold.values import FeatureAxis
 
 FOLDABLE_TYPES = {
@@ -78,7 +78,7 @@ def gemm_candidate(index: GraphIndex, place: int) -> Candidate | str:
         activation_axis=activation_axis,
         scale=attribute(node, "alpha", 1.0),
         bias=bias,
-        centred=correction,  # type: ignore[arg-type]
+        centred=correction,
     )
     return Candidate(weight, flipped, use)
 
@@ -127,7 +127,7 @@ def _following_bias(index: GraphIndex, product: str, features: int, axis: Featur
     return None if grows and len(trace.shape) > 1 else Bias(place, operand, trace, 1.0)
 
 
-def _gemm_bias(index: GraphIndex, place: int, features: int, axis: FeatureAxis) -> tuple[Bias | None, str]:
+def _gemm_bias(index: GraphIndex, place: int, features: int, axis: FeatureAxis) -> tuple[Bias | None, Centring]:
     node = index.nodes[place]
     beta = attribute(node, "beta", 1.0)
     if len(node.input) < 3 or not node.input[2]:

@@ -67,7 +67,8 @@ class Model:
             return memoryview(proto.raw_data)
         reference = ExternalDataInfo(proto)
         path, start = self.path.parent / reference.location, reference.offset or 0
-        return memoryview(np.memmap(path, np.uint8, "r", start, (reference.length or path.stat().st_size - start,)))
+        mapped = np.memmap(path, np.uint8, "r", start, (reference.length or path.stat().st_size - start,))
+        return mapped.data
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:

@@ -66,14 +66,15 @@ def check_plan(plan: RankPlan, scan: Scan, *, model_digest: str) -> None:
     if planned != found:
         odd = sorted(set(planned.items()) ^ set(found.items()))[0]
         raise PlanError(
-            f"the plan has {len(planned)} sites and the model {len(found)}; the first that differs is {odd[0]!r} of shape"
-            f" {odd[1]}; use the --exclude patterns the plan was made with"
+            f"the plan has {len(planned)} sites and the model {len(found)}; the first that differs is {odd[0]!r} of"
+            f" shape {odd[1]}; use the --exclude patterns the plan was made with"
         )
     for line in plan.sites:
         largest = min(line.in_features, line.out_features)
         if line.rank is not None and not 1 <= line.rank <= largest:
             raise PlanError(
-                f"site {line.site!r} has rank {line.rank} in the plan; expected 1 to {largest}, or null to leave it dense"
+                f"site {line.site!r} has rank {line.rank} in the plan; expected 1 to {largest}, or null to leave it"
+                " dense"
             )
 
 
@@ -107,5 +108,5 @@ def _check_reachable(plan: RankPlan, curves: tuple[Curve, ...], share: float) ->
         raise PlanError(
             f"a kept share of {share:g} cannot be reached: with every site that may be folded at its smallest rank,"
             f" {reachable:.4f} of the parameters remain ({plan.fixed_parameters:,} of {plan.parameters_before:,} lie in"
-            f" weights that are excluded or were folded before); ask for {reachable + 5e-5:.4f} or more, or exclude less"
+            " weights that are excluded or were folded before); ask for {reachable + 5e-5:.4f} or more, or exclude less"
         )

@@ -14,6 +14,7 @@ from rankfold.passes.model_file import Model
 from rankfold.values import FeatureAxis, FloatArray, Request
 
 Side = Literal["input", "output"]
+Centring = Literal["bias", "gemm", "add", "never"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Use:
     activation_axis: FeatureAxis
     scale: float
     bias: Bias | None
-    centred: Literal["bias", "gemm", "add", "never"]
+    centred: Centring
 
     @property
     def input_request(self) -> Request:

@@ -92,8 +92,7 @@ class _Sums:
 def _add(
     sums: dict[Request, _Sums], request: Request, taps: TapNames, found: dict[str, NDArray[np.generic]], number: int
 ) -> None:
-    gram, total = found[taps.gram], found[taps.total][:, 0]
-    count = float(found[taps.count][0, 0])  # type: ignore[arg-type]
+    gram, total, count = (np.asarray(found[name], np.float64) for name in (taps.gram, taps.total, taps.count))
     if not (np.isfinite(np.trace(gram)) and np.isfinite(total).all()):
         raise CalibrationDataError(
             f"activation {request.tensor!r} is NaN or infinite, or its squares overflow, in batch {number} of the data;"
@@ -102,6 +101,6 @@ def _add(
     if request not in sums:
         sums[request] = _Sums(0.0, np.zeros(len(total)), np.zeros(gram.shape))
     running = sums[request]
-    running.count += count
-    running.total += total
+    running.count += float(count[0, 0])
+    running.total += total[:, 0]
     running.gram += gram

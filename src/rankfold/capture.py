@@ -26,7 +26,7 @@ from rankfold.runtime_calib.feeds import (
     sample_count,
     spool_samples,
 )
-from rankfold.values import Calibration, Feed, Request
+from rankfold.values import Calibration, Feed, Moments, Request
 
 # 20 to 50 rows per feature give a stable basis, and tokens of one image are correlated: beyond this many, every other
 # row costs time and brings nothing.
@@ -63,36 +63,44 @@ def capture(model: Model, scan: Scan, data: DataLike, spool: Path, *, options: O
     first, units = _peek(source)
     _check_mask(model, options.mask)
     settings = tap_settings(model, scan, first.feed, source.count, options=options) if scan.sites else {}
+    tapped = tap(model, settings, mask=options.mask)
+    collector = Collector(tapped, seed=options.seed, provider=options.provider) if settings else None
     counted = _Counted([0])
     with SpoolWriter(spool, options.batch_size) as writer:
         chosen = counted.watch(hold_out(units, share=options.holdout, seed=options.seed, spool=writer))
         batches = options.progress(batched(chosen, options.batch_size), "calibrating", _batches(source, options))
-        if settings:
-            tapped = tap(model, settings, mask=options.mask)
-            collector = Collector(tapped, seed=options.seed, provider=options.provider)
-            moments = collector.collect(batches)
-        else:
-            moments = {}
-            for _ in batches:
-                pass
+        moments = _collected(collector, batches)
     held = spool_samples(spool)
     held_batches = options.progress(read_spool(spool), "held-out rows", math.ceil(held / options.batch_size))
     return Calibration(
         model_digest=model.digest,
         moments=moments,
-        held_out=collector.collect(held_batches) if settings else {},
+        held_out=_collected(collector, held_batches),
         samples=counted.samples[0],
         held_out_samples=held,
         row_strides={request: setting.stride for request, setting in settings.items()},
-        settings={
-            "batch_size": options.batch_size,
-            "holdout": options.holdout,
-            "seed": options.seed,
-            "mask": options.mask,
-            "provider": options.provider,
-            "dropped_samples": source.dropped,
-        },
+        settings=_recorded(options, source.dropped),
     )
+
+
+def _collected(collector: Collector | None, batches: Iterable[Feed]) -> dict[Request, Moments]:
+    """Return the sums over all batches, which are read to the end in any case: reading them makes the split."""
+    if collector is not None:
+        return collector.collect(batches)
+    for _ in batches:
+        pass
+    return {}
+
+
+def _recorded(options: Options, dropped: int) -> dict[str, str | int | float | bool | None]:
+    return {
+        "batch_size": options.batch_size,
+        "holdout": options.holdout,
+        "seed": options.seed,
+        "mask": options.mask,
+        "provider": options.provider,
+        "dropped_samples": dropped,
+    }
 
 
 def _peek(source: Source) -> tuple[Unit, Iterator[Unit]]:
@@ -132,10 +140,16 @@ def tap_settings(
     padding = None if options.mask is None else feed[options.mask].size
     calibration = None if samples is None else samples * (1 - options.holdout) / sample_count(feed)
     opset = max(entry.version for entry in model.proto.opset_import if entry.domain in ("", "ai.onnx"))
-    return {
+    settings = {
         request: _setting(request, seen[request.tensor], padding, calibration, _most(options.row_stride, opset))
         for request in scan.requests
     }
+    if padding is not None and not any(setting.masked for setting in settings.values()):
+        raise CalibrationDataError(
+            f"mask {options.mask!r} has {padding} elements in one unit of data, and no activation has as many rows; name"
+            " an input of shape (batch, tokens)"
+        )
+    return settings
 
 
 def _most(wanted: int | None, opset: int) -> int | None:

@@ -20,7 +20,7 @@ class Progress(Protocol):
         ...
 
 
-def silent(items: Iterable[Item], description: str, total: int | None) -> Iterable[Item]:
+def silent(items: Iterable[Item], description: str, total: int | None) -> Iterable[Item]:  # noqa: ARG001
     """Return the items as they are."""
     return items
 

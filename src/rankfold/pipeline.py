@@ -91,7 +91,7 @@ def make_plan(
     return plan_for(scan, site_curves(scan, spectra), budget, model_digest=loaded.digest)
 
 
-def compress(  # noqa: PLR0913  # the public way in: one budget of three, and where the result goes
+def compress(  # the public way in: one budget of three, and where the result goes
     model: PathLike,
     data: DataLike,
     *,
@@ -170,6 +170,7 @@ def _decide(
     model: Model, scan: Scan, calibration: Calibration, budget: Keep | Energy | RankPlan, options: Options
 ) -> _Decision:
     spectra, warnings = _spectra(model, scan, calibration, options)
+    warnings += _dropped_warning(calibration)
     if isinstance(budget, RankPlan):
         plan = with_predictions(budget, spectra)
     else:
@@ -199,6 +200,11 @@ def _opened(model: PathLike, options: Options) -> tuple[Model, Scan]:
 def _captured(model: Model, scan: Scan, data: DataLike, options: Options) -> Calibration:
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder:
         return capture(model, scan, data, options.held_out_to or Path(folder) / "held_out.npz", options=options)
+
+
+def _dropped_warning(calibration: Calibration) -> tuple[str, ...]:
+    dropped = calibration.settings.get("dropped_samples")
+    return (f"{dropped} samples did not fill a batch of the model's fixed size and were left out",) if dropped else ()
 
 
 def _spectra(

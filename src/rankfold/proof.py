@@ -44,7 +44,7 @@ def self_check(
         path = Path(folder) / "full_rank.onnx"
         write_model(fold(model, scan, whole, spectra, version="self-check"), model, path)
         found = compare(model.path, path, [feed], outputs=options.outputs, provider=options.provider)
-    precision = max(float(np.finfo(read_weight(model, scan.index, site).dtype).eps) for site in sites)
+    precision = max(_rounding(model, scan, site) for site in sites)
     return SelfCheck(
         held_out=max(output.relative_l2 for output in found.outputs),
         unseen=max(_on_random_rows(model, scan, site, spectra[site.name], options.seed) for site in sites),
@@ -73,6 +73,11 @@ def first_batch(spool: Path) -> Feed:
     """Return the first held-out batch."""
     batches: Iterator[Feed] = read_spool(spool)
     return next(batches)
+
+
+def _rounding(model: Model, scan: Scan, site: Site) -> float:
+    """Return the spacing of the weight's type at 1."""
+    return float(np.finfo(np.zeros(1, read_weight(model, scan.index, site).dtype)).eps)
 
 
 def _on_random_rows(model: Model, scan: Scan, site: Site, basis: Spectrum, seed: int) -> float:
