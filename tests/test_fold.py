@@ -55,8 +55,9 @@ def test_the_datas_rank_keeps_the_function_on_the_data(name: str, sizes: tuple[i
     checked(path)
     # The data has its rank but for float32's rounding, which the factors may carry on.
     assert relative(run(path, feed)[0], run(model.path, feed)[0]) < NEAR["float"]
-    less = folded(model, feed, RANK - 1, target="less.onnx")
-    assert relative(run(less, feed)[0], run(model.path, feed)[0]) > 1e-3  # or the rank would not matter
+    if feed["x"].ndim > 1:  # one row alone is its own mean
+        less = folded(model, feed, RANK - 1, target="less.onnx")
+        assert relative(run(less, feed)[0], run(model.path, feed)[0]) > 1e-3  # or the rank would not matter
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -76,7 +77,9 @@ def test_float_types(name: str, dtype: str, tmp_path: Path) -> None:
     near = max(NEAR[dtype], 1e-6)
     assert relative(run(path, feed)[0], run(model.path, feed)[0]) < near
     unseen = {"x": pattern.activation(sizes, dtype, rank=None, seed=77)}
-    assert relative(run(folded(model, feed, None), unseen)[0], run(model.path, unseen)[0]) < NEAR[dtype]
+    # Nine directions were never seen: scaled by √1e-13 in the basis, they carry 3e6 roundings of float64.
+    near = max(NEAR[dtype], 1e-9)
+    assert relative(run(folded(model, feed, None), unseen)[0], run(model.path, unseen)[0]) < near
 
 
 SHARED = {
@@ -127,7 +130,7 @@ def test_a_shared_weight_keeps_each_uses_bias(case: str, tmp_path: Path) -> None
 def test_a_chain_goes_with_its_weight(chain: str, gone: set[str], tmp_path: Path) -> None:
     text = f"g (float[n,12] x) => (float[n,20] y) {{ {chain} [fc] y = Gemm<transB=1>(x, c) }}"
     weights: dict[str, Array] = {"w": gaussian(20, 12)}
-    weights |= {"shape": np.array([20, 12])} if "shape" in chain else {}
+    weights |= {"shape": np.array([20, 12])} if "shape)" in chain else {}
     model = opened(build(text, weights), tmp_path)
     feed = {"x": low_rank_rows(60, 12, 3, offset=1.0)}
     result = checked(folded(model, feed, 3))

@@ -77,7 +77,7 @@ def first_batch(spool: Path) -> Feed:
 
 def _rounding(model: Model, scan: Scan, site: Site) -> float:
     """Return the spacing of the weight's type at 1."""
-    return float(np.finfo(np.zeros(1, read_weight(model, scan.index, site).dtype)).eps)
+    return float(np.finfo(read_weight(model, scan.index, site).dtype.name).eps)
 
 
 def _on_random_rows(model: Model, scan: Scan, site: Site, basis: Spectrum, seed: int) -> float:
