@@ -30,7 +30,7 @@ lint: $(VENV)/lint.stamp
 	MYPYPATH=$(WHEEL)/installed $(BIN)/mypy --package rankfold
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist rankfold-demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/demo.stamp: $(VENV)/base.stamp $(DECLARED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from pathlib import Path
@@ -84,22 +85,20 @@ def test_an_unchanged_external_model_loads_from_another_folder(tmp_path: Path) -
 
 def test_the_data_file_is_named_by_its_content(tmp_path: Path) -> None:
     model = external(tmp_path)
-    first, second = (folded(model, FEED, rank, target=f"{rank}.onnx") for rank in (3, 4))
+    first, second = (folded(model, FEED, rank, target=f"{rank}.onnx") for rank in (8, 16))
     before = names(tmp_path)
-    again = folded(model, FEED, 3, target="3.onnx")
+    again = folded(model, FEED, 8, target="8.onnx")
     assert names(tmp_path) == before  # the same bytes have the same name
     assert first == again
     data = {name.split(".")[1] for name in before if name.endswith(".data")}
     assert len(data) == 2
-    assert load_model(second).files[1].name.startswith("4.")
-    (file,) = (tmp_path / name for name in before if name.startswith("3.") and name.endswith(".data"))
-    import hashlib
-
-    assert file.name == f"3.{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}.data"
+    assert load_model(second).files[1].name.startswith("16.")
+    (file,) = (tmp_path / name for name in before if name.startswith("8.") and name.endswith(".data"))
+    assert file.name == f"8.{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}.data"
 
 
 def test_tensors_of_a_data_file_can_be_mapped(tmp_path: Path) -> None:
-    result = onnx.load(folded(external(tmp_path), FEED, 4), load_external_data=False)
+    result = onnx.load(folded(external(tmp_path), FEED, 16), load_external_data=False)
     offsets = [int(e.value) for t in result.graph.initializer for e in t.external_data if e.key == "offset"]
     assert len(offsets) > 1
     assert all(offset % 4096 == 0 for offset in offsets)
@@ -147,12 +146,12 @@ def test_the_model_before_stays_until_the_new_one_is_whole(tmp_path: Path) -> No
     path = tmp_path / "m.onnx"
     path.write_bytes(b"old")
 
-    class InterruptedError_(Exception):
+    class StoppedError(Exception):
         pass
 
-    with pytest.raises(InterruptedError_), whole_file(path) as file:
+    with pytest.raises(StoppedError), whole_file(path) as file:
         file.write(b"half")
-        raise InterruptedError_
+        raise StoppedError
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == {"m.onnx"}
     with whole_file(path) as file:
