@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_a_file_that_is_no_calibration_is_told(content: bytes | None, tmp_path: 
     path = tmp_path / "c.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(CalibrationDataError, match="c.npz: not a calibration .*; make one with `rankfold calibrate`"):
+    with pytest.raises(CalibrationDataError, match=r"c.npz: not a calibration .*; make one with `rankfold calibrate`"):
         load_calibration(path)
 
 
@@ -85,17 +86,35 @@ def test_a_head_with_more_requests_than_sums_is_told(tmp_path: Path) -> None:
 
 
 # numpy leaves a damaged archive open until it is collected: not what is asked here.
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning", "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+unclosed = pytest.mark.filterwarnings(
+    "ignore:unclosed file:ResourceWarning", "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@unclosed
+@pytest.mark.parametrize(("place", "value"), [(6, 200), (8, 1), (8, 64), (10, 99)])
+def test_an_archive_that_cannot_be_unpacked_is_told(place: int, value: int, tmp_path: Path) -> None:
+    path = tmp_path / "c.npz"
+    save_calibration(example(), path)
+    content = bytearray(path.read_bytes())
+    # In the archive's directory: the version needed, the flags (encrypted; patched), the way of compression.
+    content[content.index(b"PK\x01\x02") + place] = value
+    path.write_bytes(content)
+    with pytest.raises(CalibrationDataError, match="not a calibration"):
+        load_calibration(path)
+
+
+@unclosed
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=2), cut=st.booleans())
-def test_damaged_bytes_end_in_an_error_or_a_calibration(flips: list[tuple[int, int]], cut: bool, tmp_path: Path) -> None:
+def test_damaged_bytes_end_in_an_error_or_a_calibration(
+    flips: list[tuple[int, int]], cut: bool, tmp_path: Path
+) -> None:
     path = tmp_path / "c.npz"
     save_calibration(example(), path)
     content = bytearray(path.read_bytes())
     for place, mask in flips:
         content[place % len(content)] ^= mask
     path.write_bytes(content[: flips[0][0] % len(content)] if cut else content)
-    try:
-        load_calibration(path)
-    except CalibrationDataError as told:
-        assert str(path) in str(told)
+    with suppress(CalibrationDataError):
+        assert load_calibration(path).moments.keys()

@@ -10,7 +10,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx_examples import build, folded, gaussian, opened, run
 
-FULL = '<ir_version: 10, opset_import: ["" : 17, "made.up" : 1], producer_name: "maker", domain: "a.b", model_version: 7>'
+FULL = """<ir_version: 10, opset_import: ["" : 17, "made.up" : 1],
+ producer_name: "maker", domain: "a.b", model_version: 7>"""
 BODY = """
 rich (float[n,12] x, bool c) => (float[n,20] y, float[n,20] extra) {
   [fc] h = MatMul(x, w)

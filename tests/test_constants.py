@@ -91,7 +91,7 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize("body", UNKNOWN)
-def test_what_is_not_known_before_the_run_is_no_constant(body: str, tmp_path: Path) -> None:
+def test_what_is_not_known_before_the_run_is_no_constant(body: str) -> None:
     model = build(f"g (float[1] x) => (float[1] y) {{ {body} y = Identity(x) }}", {"w": WEIGHT, **INTS})
     assert trace_constant(index_graph(model), "c") is None
 

@@ -202,6 +202,8 @@ def test_the_record_of_pairs_lets_a_later_run_know_them(tmp_path: Path) -> None:
     again = load_model(folded(model, {"x": pattern.activation((12, 20), "float", rank=None)}, 5))
     scan = find_sites(again)
     assert scan.sites == scan.skipped == ()
-    assert [(pair.site, pair.in_features, pair.out_features, pair.rank) for pair in scan.pairs] == [("dense", 12, 20, 5)]
+    (pair,) = scan.pairs
+    assert (pair.site, pair.in_features, pair.out_features, pair.rank) == ("dense", 12, 20, 5)
     assert (scan.fixed_parameters, scan.fixed_dense_parameters) == (5 * 32, 240)
-    assert {entry.key for entry in again.proto.metadata_props} == {"rankfold.pairs", "rankfold.version", "rankfold.plan"}
+    keys = {entry.key for entry in again.proto.metadata_props}
+    assert keys == {"rankfold.pairs", "rankfold.version", "rankfold.plan"}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx_examples import build, gaussian, mlp, opened, save
@@ -79,7 +80,9 @@ def test_an_empty_file_is_told(tmp_path: Path) -> None:
         load_model(tmp_path / "e.onnx")
 
 
-@pytest.mark.parametrize("content", [b"\x00", b"hello", b"PK\x03\x04rest", b"{}", b"\x0a\xff\xff\xff\xff\x0f", b"\x3a\x00"])
+@pytest.mark.parametrize(
+    "content", [b"\x00", b"hello", b"PK\x03\x04rest", b"{}", b"\x0a\xff\xff\xff\xff\x0f", b"\x3a\x00"]
+)
 def test_a_file_that_is_no_model_is_told(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "e.onnx").write_bytes(content)
     with pytest.raises(ModelError, match=r"e.onnx: (refused by the ONNX checker: |not an ONNX model)"):
@@ -96,7 +99,7 @@ def test_what_the_checker_refuses_is_told(tmp_path: Path) -> None:
 def test_two_initializers_of_one_name_are_told(tmp_path: Path) -> None:
     model = small()
     model.graph.initializer.append(numpy_helper.from_array(gaussian(16), "b"))
-    with pytest.raises(ModelError, match="refused by the ONNX checker: .*b|initializer 'b' stands 2 times"):
+    with pytest.raises(ModelError, match=r"refused by the ONNX checker: .*b|initializer 'b' stands 2 times"):
         opened(model, tmp_path)
 
 
@@ -109,16 +112,13 @@ loading = settings(max_examples=150, deadline=None, suppress_health_check=[Healt
 def test_a_truncated_file_ends_in_a_model_error(length: int, tmp_path: Path) -> None:
     path = tmp_path / "t.onnx"
     path.write_bytes(SOUND[:length])
-    try:
-        model = load_model(path)
-    except ModelError as told:
-        assert str(path) in str(told)
-        return
-    # A cut between two fields of the outermost message leaves a model, if one without what followed.
-    assert onnx.load(path).graph == model.proto.graph or model.inside
+    with suppress(ModelError):
+        # A cut between two fields of the outermost message leaves a model, if one without what followed.
+        assert load_model(path).proto.graph.node == onnx.load(path).graph.node
 
 
 @loading
+@example(flips=[(59, 28)])  # a data type that does not exist
 @given(flips=st.lists(st.tuples(st.integers(0, len(SOUND) - 1), st.integers(1, 255)), min_size=1, max_size=3))
 def test_flipped_bytes_end_in_a_model_error_or_a_model(flips: list[tuple[int, int]], tmp_path: Path) -> None:
     content = bytearray(SOUND)
@@ -127,11 +127,8 @@ def test_flipped_bytes_end_in_a_model_error_or_a_model(flips: list[tuple[int, in
         content[place % 300 if place % 2 else -1 - place % 300] ^= mask
     path = tmp_path / "f.onnx"
     path.write_bytes(content)
-    try:
-        model = load_model(path)
-        input_specs(model)
-    except ModelError as told:
-        assert str(path) in str(told)
+    with suppress(ModelError):
+        input_specs(load_model(path))
 
 
 @pytest.mark.parametrize("kind", [0, 99, 2**31 - 1, TensorProto.STRING])
@@ -160,14 +157,14 @@ def test_external_data_is_found_beside_the_model(tmp_path: Path) -> None:
 def test_external_data_that_is_missing_is_told(tmp_path: Path) -> None:
     path = external(tmp_path)
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(ModelError, match=r"(is missing; copy the data file|refused by the ONNX checker: .*weights.bin)"):
+    with pytest.raises(ModelError, match=r"is missing; copy|refused by the ONNX checker: .*weights.bin"):
         load_model(path)
 
 
 def test_external_data_that_is_too_short_is_told(tmp_path: Path) -> None:
     path = external(tmp_path)
     (tmp_path / "weights.bin").write_bytes(b"\0" * 100)
-    with pytest.raises(ModelError, match=r"tensor 'w' lies at bytes 0 to 2048 of .*weights.bin, which has 100 bytes; copy"):
+    with pytest.raises(ModelError, match=r"tensor 'w' lies at bytes 0 to 2048 of .*weights.bin, which has 100 bytes"):
         load_model(path)
 
 

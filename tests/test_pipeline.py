@@ -163,7 +163,8 @@ def test_excluded_weights_count_in_the_share(base: Path, tmp_path: Path) -> None
 
 
 def test_a_given_plan_is_followed_and_predicted_anew(base: Path, half: Result, tmp_path: Path) -> None:
-    lines = tuple(replace(line, rank=5 if line.site == "fc1" else None, predicted_error=0.9) for line in half.plan.sites)
+    ranks = {"fc1": 5, "fc2": None}
+    lines = tuple(replace(line, rank=ranks[line.site], predicted_error=0.9) for line in half.plan.sites)
     plan = replace(half.plan, sites=lines, made_by="by hand")
     result = compress(base, samples(), plan=plan, output=tmp_path / "o.onnx", options=QUICK)
     assert [line.rank for line in result.plan.sites] == [5, None]

@@ -148,7 +148,7 @@ def test_a_mask_keeps_padding_out(tmp_path: Path) -> None:
     (moments,) = calibration.moments.values()
     assert moments.count == 16 * 40
     assert np.abs(moments.mean).max() < 1
-    with pytest.raises(CalibrationDataError, match="mask 'padding' is no input of .*; its inputs are x, m"):
+    with pytest.raises(CalibrationDataError, match=r"mask 'padding' is no input of .*; its inputs are x, m"):
         calibrate(path, {"x": x, "m": mask}, options=Options(mask="padding"))
 
 
@@ -156,8 +156,9 @@ def test_a_model_with_external_data_goes_all_the_way(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     plain = mlp(tmp_path / "plain.onnx", width=128)
-    onnx.save(onnx.load(plain), tmp_path / "in" / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
-    result = compress(tmp_path / "in" / "m.onnx", {"x": ROWS}, keep=0.5, output=tmp_path / "out" / "o.onnx", options=QUICK)
+    source, target = tmp_path / "in" / "m.onnx", tmp_path / "out" / "o.onnx"
+    onnx.save(onnx.load(plain), source, save_as_external_data=True, location="w.bin", size_threshold=0)
+    result = compress(source, {"x": ROWS}, keep=0.5, output=target, options=QUICK)
     expected = compress(plain, {"x": ROWS}, keep=0.5, output=tmp_path / "p.onnx", options=QUICK)
     assert [line.rank for line in result.plan.sites] == [line.rank for line in expected.plan.sites]
     for path in (tmp_path / "in").iterdir():
@@ -181,11 +182,11 @@ def test_analyze_tells_ranks_with_data_and_sites_without(base: Path) -> None:
 
 def test_a_calibration_of_another_model_is_refused(base: Path, tmp_path: Path) -> None:
     calibration = calibrate(base, {"x": ROWS})
-    with pytest.raises(PlanError, match="the calibration was collected on another model than .*other.onnx"):
+    with pytest.raises(PlanError, match=r"the calibration was collected on another model than .*other.onnx"):
         make_plan(mlp(tmp_path / "other.onnx", seed=9), calibration, budget=Keep(0.5))
 
 
 def test_a_calibration_without_some_sites_is_refused(base: Path) -> None:
     calibration = calibrate(base, {"x": ROWS}, options=replace(QUICK, exclude=("fc2",)))
-    with pytest.raises(RankfoldError, match="fc2|exclude"):
+    with pytest.raises(RankfoldError, match=r"fc2|exclude"):
         make_plan(base, calibration, budget=Keep(0.5))

@@ -66,7 +66,7 @@ def test_weights_that_are_not_finite_are_told(bad: float, tmp_path: Path) -> Non
     text = "g (float[n,32] x) => (float[n,32] y) { [fc1] h = MatMul(x, w) [fc2] y = MatMul(h, v) }"
     path = save(build(text, {"w": weight, "v": gaussian(64, 32)}), tmp_path / "m.onnx")
     # The activations behind the weight are not finite either; either finding says what to look at.
-    with pytest.raises((ModelError, CalibrationDataError), match="NaN or infinite.*--exclude"):
+    with pytest.raises((ModelError, CalibrationDataError), match=r"NaN or infinite.*--exclude"):
         compress(path, {"x": ROWS}, keep=0.5, options=QUICK)
     assert [left.name for left in tmp_path.iterdir()] == ["m.onnx"]
 
@@ -74,7 +74,8 @@ def test_weights_that_are_not_finite_are_told(bad: float, tmp_path: Path) -> Non
 def test_a_weight_that_is_not_finite_and_collected_on_its_input_is_named(tmp_path: Path) -> None:
     weight = gaussian(32, 64)
     weight[1, 2] = np.nan
-    path = save(build("g (float[n,32] x) => (float[n,64] y) { [fc1] y = MatMul(x, w) }", {"w": weight}), tmp_path / "m.onnx")
+    text = "g (float[n,32] x) => (float[n,64] y) { [fc1] y = MatMul(x, w) }"
+    path = save(build(text, {"w": weight}), tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="weight 'w' of node 'fc1' holds 1 values that are NaN or infinite"):
         compress(path, {"x": ROWS}, keep=0.5, options=QUICK)
     assert [left.name for left in tmp_path.iterdir()] == ["m.onnx"]

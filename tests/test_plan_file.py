@@ -71,7 +71,7 @@ def site(**parts: Any) -> str:
      site(in_features=None), site(predicted_error="much")],
 )  # fmt: skip
 def test_a_text_that_is_no_plan_is_told(text: str) -> None:
-    with pytest.raises(PlanError, match="not a rank plan: .*; expected JSON as `rankfold plan` writes it"):
+    with pytest.raises(PlanError, match=r"not a rank plan: .*; expected JSON as `rankfold plan` writes it"):
         plan_from_json(text)
 
 
@@ -83,7 +83,7 @@ def test_a_number_that_is_not_finite_is_told(number: str) -> None:
 
 @pytest.mark.parametrize("rank", [8.0, "8", True, [8]])
 def test_a_rank_that_is_no_whole_number_is_told(rank: object) -> None:
-    with pytest.raises(PlanError, match="site 'fc1' has rank .*; expected a whole number or null"):
+    with pytest.raises(PlanError, match=r"site 'fc1' has rank .*; expected a whole number or null"):
         plan_from_json(site(rank=rank))
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_examples import build, collected, gaussian, opened, sums
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx_examples import build, collected, gaussian, opened, sums
 
 from rankfold.passes.model_file import Model
 from rankfold.passes.side_moments import SideMoments, about, side_moments

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_examples import build, collected, gaussian, opened, rows_of, run, sums
+from onnx_examples import build, collected, folded, gaussian, low_rank_rows, opened, rows_of, run, sums
 from site_examples import DTYPES, PATTERNS, SIZES
 
 from rankfold.passes.model_file import Model
@@ -159,3 +159,29 @@ def test_moments_of_a_request_have_the_sites_rows(tmp_path: Path) -> None:
     found = collected(model, find_sites(model), {"x": x})[request]
     # Rows are the columns of each of the four matrices.
     np.testing.assert_array_equal(found.gram, sums(np.concatenate([part.T for part in x]).astype(np.float64)).gram)
+
+
+NO_BIAS = {
+    "it adds an axis": "y = Add(p, wide)",
+    "it differs from row to row": "y = Add(p, grid)",
+    "it is an activation": "m = ReduceMean<keepdims=0>(x) y = Add(p, m)",
+    "the product has another reader": "q = Add(p, b) r = Neg(p) y = Add(q, r)",
+    "the product is an output": "y = Add(p, b)",
+    "it is subtracted": "y = Sub(p, b)",
+}
+
+
+@pytest.mark.parametrize("case", NO_BIAS)
+def test_an_addition_that_is_no_bias_stays_out_of_the_site(case: str, tmp_path: Path) -> None:
+    rank = 3 if case == "it adds an axis" else 2
+    outputs = f"float[{','.join('abc'[:rank])}] y" + (", float[n,20] p" if "output" in case else "")
+    text = f"g (float[n,12] x) => ({outputs}) {{ [fc] p = MatMul(x, w) {NO_BIAS[case]} }}"
+    constants = {"wide": gaussian(1, 1, 20), "grid": gaussian(48, 20), "b": gaussian(20)}
+    used = {name: value for name, value in constants.items() if f"{name})" in text}
+    model = opened(build(text, {"w": gaussian(12, 20)} | used), tmp_path)
+    (use,) = only_site(model).uses
+    assert (use.output, use.bias, use.centred) == ("p", None, "add")
+    feed = {"x": low_rank_rows(48, 12, 3, offset=1.0)}
+    for found, expected in zip(run(folded(model, feed, 3), feed), run(model.path, feed), strict=True):
+        assert found.shape == expected.shape
+        assert found == pytest.approx(expected, rel=0, abs=NEAR["float"] * float(np.abs(expected).max()))

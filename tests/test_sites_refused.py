@@ -193,7 +193,7 @@ def with_record(text: str) -> ModelProto:
 @pytest.mark.parametrize("text", ["{", "[1]", '[{"site": "a"}]', "7", '[{"site":1,"more":2}]', "null"])
 def test_a_damaged_record_of_pairs_is_told(text: str, tmp_path: Path) -> None:
     model = opened(with_record(text), tmp_path)
-    with pytest.raises(ModelError, match="the metadata key 'rankfold.pairs' is damaged"):
+    with pytest.raises(ModelError, match=r"the metadata key 'rankfold.pairs' is damaged"):
         find_sites(model)
 
 

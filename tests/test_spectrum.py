@@ -109,10 +109,10 @@ def test_no_other_product_of_the_same_rank_loses_less(
     anywhere = np.linalg.qr(random.standard_normal((fan_out, rank)))[0]
     rivals = [random.standard_normal((fan_in, rank)) @ random.standard_normal((rank, fan_out))]
     rivals.append(weight @ anywhere @ anywhere.T)
-    for size in (1e-3, 1e-2, 1e-1):  # near the optimum, where a wrong solution would be beaten
-        rivals.append(
-            (down + size * random.standard_normal(down.shape)) @ (up + size * random.standard_normal(up.shape))
-        )
+    rivals.extend(  # near the optimum, where a wrong solution would be beaten
+        (down + size * random.standard_normal(down.shape)) @ (up + size * random.standard_normal(up.shape))
+        for size in (1e-3, 1e-2, 1e-1)
+    )
     left, singular, right = np.linalg.svd(weight)
     rivals.append(left[:, :rank] * singular[:rank] @ right[:rank])
     for rival in rivals:

@@ -26,7 +26,9 @@ def header(opset: int) -> str:
     return f'<ir_version: {4 if opset < 10 else 8}, opset_import: ["" : {opset}]>'
 
 
-def tapped(folder: Path, x: Array, setting: TapSetting, *, axis: FeatureAxis = -1, opset: int = 17, mask: str = "") -> Tapped:
+def tapped(
+    folder: Path, x: Array, setting: TapSetting, *, axis: FeatureAxis = -1, opset: int = 17, mask: str = ""
+) -> Tapped:
     """Return a tapped model whose tensor `h` is the input, twice."""
     kind = next(name for name, dtype in DTYPES.items() if dtype == x.dtype)
     axes = ",".join(f"a{place}" for place in range(x.ndim))
@@ -104,9 +106,7 @@ def test_masked_rows_do_not_count(kind: str, stride: int, tmp_path: Path) -> Non
     made = tapped(tmp_path, x, TapSetting(features=6, rank=3, stride=stride, masked=True), mask=kind)
     for offset in range(stride):
         chosen = mask.reshape(-1)[offset::stride].astype(bool)
-        assert_sums(
-            summed(made, {"x": x, "m": mask}, offset), rows_of(x + x)[offset::stride][chosen], NEAR["float"]
-        )
+        assert_sums(summed(made, {"x": x, "m": mask}, offset), rows_of(x + x)[offset::stride][chosen], NEAR["float"])
 
 
 def test_a_mask_leaves_tensors_with_other_rows_alone(tmp_path: Path) -> None:

@@ -122,7 +122,9 @@ def test_nothing_is_left_behind_on_failure(
         raise DiskFullError(28, "No space left on device")
 
     monkeypatch.setattr(module, "write_streamed", full)
-    with pytest.raises(OutputError, match=r"folded.onnx: cannot be written \(No space left on device\); give a file in"):
+    with pytest.raises(
+        OutputError, match=r"folded.onnx: cannot be written \(No space left on device\); give a file in"
+    ):
         folded(model, FEED, 4)
     assert names(tmp_path) == before
     if existing:
@@ -149,9 +151,13 @@ def test_the_model_before_stays_until_the_new_one_is_whole(tmp_path: Path) -> No
     class StoppedError(Exception):
         pass
 
-    with pytest.raises(StoppedError), whole_file(path) as file:
-        file.write(b"half")
-        raise StoppedError
+    def stopped() -> None:
+        with whole_file(path) as file:
+            file.write(b"half")
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        stopped()
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == {"m.onnx"}
     with whole_file(path) as file:
