@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(table)
 
 
-def _vit(work: Path) -> Case:
+def _vit(_work: Path) -> Case:
     with np.load(demo.test_data()) as archive:
         images = archive["image"][:64]
     return Case("embedded ViT", demo.embedded_model(), demo.calibration_data(), "image", images)

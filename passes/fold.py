@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from rankfold.errors import ModelError
 from rankfold.passes.carry import Rewritten, carry_back
@@ -39,7 +38,7 @@ def fold(
     ranks = {line.site: line.rank for line in plan.folded}
     if not any(ranks.values()):
         return None
-    view = open_view(gs.import_onnx(model.proto))
+    view = open_view(model.proto)
     pairs = list(scan.pairs)
     for site in scan.sites:
         rank = ranks.get(site.name)

@@ -89,11 +89,31 @@ def nested_reads(nodes: Iterable[NodeProto]) -> Iterator[str]:
             yield from nested_reads(body.node)
 
 
+def taken_names(proto: ModelProto) -> set[str]:
+    """Return every name that nodes, tensors, inputs and outputs have, in the main graph and in nested ones."""
+    return set(_graph_names(proto.graph))
+
+
+def _graph_names(graph: GraphProto) -> Iterator[str]:
+    yield from (value.name for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer))
+    yield from (tensor.values.name for tensor in graph.sparse_initializer)
+    for node in graph.node:
+        yield from (node.name, *node.input, *node.output)
+        for body in nested_graphs(node):
+            yield from _graph_names(body)
+
+
 def _unique_names(nodes: Iterable[NodeProto]) -> tuple[str, ...]:
+    nodes = list(nodes)
+    given = {node.name for node in nodes}
     names: dict[str, None] = {}
     for place, node in enumerate(nodes):
-        fallback = f"{node.op_type}_{place}"
-        names[node.name if node.name and node.name not in names else fallback] = None
+        name = node.name
+        if not name or name in names:
+            name = f"{node.op_type}_{place}"
+        while name in names or (name != node.name and name in given):
+            name += "_"
+        names[name] = None
     return tuple(names)
 
 

@@ -68,6 +68,9 @@ def gemm_candidate(index: GraphIndex, place: int) -> Candidate | str:
     flipped = transposed[operand] if operand == 1 else not transposed[operand]
     rows, columns = weight.shape
     features = rows if flipped else columns
+    scale = attribute(node, "alpha", 1.0)
+    if not scale or not math.isfinite(scale):
+        return f"alpha is {scale}, so the weight does not matter"
     bias, correction = _gemm_bias(index, place, features, axis)
     use = Use(
         node=place,
@@ -76,7 +79,7 @@ def gemm_candidate(index: GraphIndex, place: int) -> Candidate | str:
         output=node.output[0],
         feature_axis=axis,
         activation_axis=activation_axis,
-        scale=attribute(node, "alpha", 1.0),
+        scale=scale,
         bias=bias,
         centred=correction,
     )

@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from onnx.external_data_helper import uses_external_data
 
 from rankfold.errors import ModelError
 from rankfold.passes.wire import read_hollow
 from rankfold.values import InputSpec
 
 _DIGEST_BLOCK = 1 << 20
+# Types of which one element fills whole bytes; of the others several share one.
+_WHOLE_BYTE_TYPES = frozenset(
+    [
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "bfloat16",
+        "float32",
+        "float64",
+        "complex64",
+        "complex128",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -59,15 +81,17 @@ class Model:
         if not uses_external_data(proto):
             return numpy_helper.to_array(proto)
         kind = onnx.helper.tensor_dtype_to_np_dtype(proto.data_type)
-        return np.frombuffer(self.tensor_bytes(proto), kind).reshape(tuple(proto.dims))
+        return np.frombuffer(self.tensor_bytes(proto), kind, count=math.prod(proto.dims)).reshape(tuple(proto.dims))
 
     def tensor_bytes(self, proto: TensorProto) -> memoryview:
         """Return one tensor's raw bytes as they are stored; large ones are mapped from the file they lie in."""
         if not uses_external_data(proto):
             return memoryview(proto.raw_data)
-        reference = ExternalDataInfo(proto)
-        path, start = self.path.parent / reference.location, reference.offset or 0
-        mapped = np.memmap(path, np.uint8, "r", start, (reference.length or path.stat().st_size - start,))
+        location, start, length = external_place(self.path, proto)
+        path = self.path.parent / location
+        if length == 0:
+            return memoryview(b"")
+        mapped = np.memmap(path, np.uint8, "r", start, (length or path.stat().st_size - start,))
         return mapped.data
 
 
@@ -93,8 +117,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
             " disagree on which one counts; export the model again"
         )
     for tensor in proto.graph.initializer:
-        if uses_external_data(tensor):
-            _check_external(where, tensor)
+        _check_tensor(where, tensor)
     files = tuple(dict.fromkeys((where, *_external_files(where, proto))))
     return Model(where, proto, inside, _digest(files))
 
@@ -128,7 +151,14 @@ def _input_spec(model: Model, value: onnx.ValueInfoProto) -> InputSpec:
         dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None if dim.HasField("dim_param") else None)
         for dim in kind.shape.dim
     )
-    return InputSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name, axes)
+    return InputSpec(value.name, _numpy_type(model.path, f"input {value.name!r}", kind.elem_type).name, axes)
+
+
+def _numpy_type(where: Path, what: str, onnx_type: int) -> np.dtype[Any]:
+    try:
+        return onnx.helper.tensor_dtype_to_np_dtype(onnx_type)
+    except KeyError as error:
+        raise ModelError(f"{where}: {what} has the unknown data type {onnx_type}; export the model again") from error
 
 
 def _check_readable(where: Path) -> None:
@@ -149,23 +179,47 @@ def _check_onnx(where: Path) -> None:
         raise ModelError(f"{where}: refused by the ONNX checker: {reason[:400]}; export the model again") from error
 
 
-def _check_external(where: Path, tensor: TensorProto) -> None:
-    reference = ExternalDataInfo(tensor)
-    path = where.parent / reference.location
-    start = reference.offset or 0
-    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    length = reference.length or int(np.prod(tensor.dims, dtype=np.int64)) * itemsize
+def _check_tensor(where: Path, tensor: TensorProto) -> None:
+    """Check a tensor's type and, where it lies outside of the model, that it can lie where it says."""
+    kind = _numpy_type(where, f"initializer {tensor.name!r}", tensor.data_type)
+    if not uses_external_data(tensor):
+        return
+    location, start, length = external_place(where, tensor)
+    needed = math.prod(tensor.dims) * kind.itemsize if kind.name in _WHOLE_BYTE_TYPES else 0
+    if length is not None and length < needed:
+        raise ModelError(
+            f"{where}: tensor {tensor.name!r} needs {needed} bytes for its shape {list(tensor.dims)}, and its external"
+            f" data has {length}; export the model again"
+        )
+    end = start + (needed if length is None else length)
+    path = where.parent / location
     found = path.stat().st_size if path.is_file() else -1
-    if found < start + length:
+    if found < end:
         state = f"has {found} bytes" if found >= 0 else "is missing"
         raise ModelError(
-            f"{where}: tensor {tensor.name!r} lies at bytes {start} to {start + length} of {path}, which {state};"
-            " copy the data file beside the model whole"
+            f"{where}: tensor {tensor.name!r} lies at bytes {start} to {end} of {path}, which {state}; copy the"
+            " data file beside the model whole"
         )
 
 
+def external_place(where: Path, tensor: TensorProto) -> tuple[str, int, int | None]:
+    """Return where a tensor's external data lies: location, offset and length in bytes, None where not said.
+
+    Raises:
+        ModelError: The reference makes no sense.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location, offset, length = (entries.get(key, "") for key in ("location", "offset", "length"))
+    if not location or not (offset.isdecimal() or not offset) or not (length.isdecimal() or not length):
+        raise ModelError(
+            f"{where}: tensor {tensor.name!r} has the external data reference {entries}; expected a location, and"
+            " offset and length as numbers of bytes; export the model again"
+        )
+    return location, int(offset or 0), int(length) if length else None
+
+
 def _external_files(where: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
-    places = (ExternalDataInfo(tensor).location for tensor in proto.graph.initializer if uses_external_data(tensor))
+    places = (external_place(where, tensor)[0] for tensor in proto.graph.initializer if uses_external_data(tensor))
     return tuple(where.parent / place for place in dict.fromkeys(places))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -61,6 +62,9 @@ def check_plan(plan: RankPlan, scan: Scan, *, model_digest: str) -> None:
             f"the plan was made for a model of sha256 {plan.model_digest[:12]}…, and this one has {model_digest[:12]}…;"
             " make a plan for this model"
         )
+    twice = [name for name, count in Counter(line.site for line in plan.sites).items() if count > 1]
+    if twice:
+        raise PlanError(f"the plan lists site {twice[0]!r} more than once; keep one line of it")
     planned = {line.site: (line.in_features, line.out_features) for line in plan.sites}
     found = {site.name: (site.in_features, site.out_features) for site in scan.sites}
     if planned != found:
@@ -108,5 +112,6 @@ def _check_reachable(plan: RankPlan, curves: tuple[Curve, ...], share: float) ->
         raise PlanError(
             f"a kept share of {share:g} cannot be reached: with every site that may be folded at its smallest rank,"
             f" {reachable:.4f} of the parameters remain ({plan.fixed_parameters:,} of {plan.parameters_before:,} lie in"
-            " weights that are excluded or were folded before); ask for {reachable + 5e-5:.4f} or more, or exclude less"
+            f" weights that are excluded or were folded before); ask for {reachable + 5e-5:.4f} or more, or"
+            " exclude less"
         )

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import DTypeLike, NDArray
+from onnx import ModelProto
 
+from rankfold.passes.graph_index import taken_names
 from rankfold.passes.site import Use
 from rankfold.values import FloatArray
+
+_FREE_C_OPSET = 11  # before it a Gemm has to have a C
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,10 @@ class View:
         return gs.Constant(self.fresh(wanted), np.ascontiguousarray(values))
 
 
-def open_view(graph: gs.Graph) -> View:
-    """Return a graphsurgeon graph as a view with all its names taken."""
-    names = set(graph.tensors()) | {node.name for node in graph.nodes}
-    return View(graph, tuple(graph.nodes), names)
+def open_view(proto: ModelProto) -> View:
+    """Return a view of a model; it knows the names that graphsurgeon leaves out too, such as unread weights'."""
+    graph = gs.import_onnx(proto)
+    return View(graph, tuple(graph.nodes), taken_names(proto))
 
 
 def replace_node(
@@ -66,6 +70,8 @@ def replace_node(
     middle = gs.Variable(view.fresh(f"{name}/down_output"), dtype=dtype)
     first = gs.Node(old.op, view.fresh(f"{name}/down"), _first_attributes(old, use), domain=old.domain)
     first.inputs = _operands(use, old.inputs[1 - use.weight_operand], factors[0])
+    if old.op == "Gemm" and view.graph.opset < _FREE_C_OPSET:
+        first.inputs.append(view.constant(f"{name}/zero", np.zeros(1, dtype)))
     first.outputs = [middle]
     second = gs.Node(old.op, view.fresh(f"{name}/up"), _second_attributes(old), domain=old.domain)
     second.inputs = [*_operands(use, middle, factors[1]), *old.inputs[2:]]

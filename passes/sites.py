@@ -18,7 +18,16 @@ from rankfold.values import Request, Skipped
 
 _RULES = {"MatMul": matmul_candidate, "Gemm": gemm_candidate}
 _QUANTISED = frozenset(
-    "MatMulInteger QLinearMatMul ConvInteger QLinearConv MatMulNBits DynamicQuantizeMatMul QGemm MatMulIntegerToFloat".split()
+    [
+        "MatMulInteger",
+        "QLinearMatMul",
+        "ConvInteger",
+        "QLinearConv",
+        "MatMulNBits",
+        "DynamicQuantizeMatMul",
+        "QGemm",
+        "MatMulIntegerToFloat",
+    ]
 )
 _LEFT_ALONE = {
     "Conv": "convolutions are not folded yet",

@@ -110,12 +110,23 @@ def measured_tails(weight: FloatArray, basis: Spectrum, calibration: SideMoments
 
 
 def _from_input(weight: FloatArray, matrix: FloatArray, damping: float) -> tuple[FloatArray, FloatArray]:
-    """Return squared singular values and right singular vectors of the thin SVD of `Λ^½ Uᵀ W`."""
+    """Return squared singular values and right singular vectors of the thin SVD of `Λ^½ Uᵀ W`.
+
+    A wide `W` is first written as `L Qᵀ` with orthonormal `Q` (out, in): the vectors then span `W`'s row space to
+    rounding, however small the singular values become.
+    """
     values, basis = linalg.eigh(matrix)
-    floor = _FLOOR * max(float(values[-1]), np.finfo(float).tiny)
-    scaled = np.sqrt(np.maximum(values, 0.0) + damping + floor)[:, None] * (basis.T @ weight)
-    _, singular, right = linalg.svd(scaled, full_matrices=False)
-    return singular**2, right.T
+    top = float(values[-1])
+    floor = _FLOOR * top if top > 0 else 1.0
+    scale = np.sqrt(np.maximum(values, 0.0) + damping + floor)[:, None]
+    if weight.shape[0] < weight.shape[1]:
+        rows, lower = linalg.qr(weight.T, mode="economic")
+        _, singular, right = linalg.svd(scale * (basis.T @ lower.T))
+        vectors = rows @ right.T
+    else:
+        _, singular, right = linalg.svd(scale * (basis.T @ weight), full_matrices=False)
+        vectors = right.T
+    return singular**2 if top > 0 else np.zeros_like(singular), vectors
 
 
 def _from_output(weight: FloatArray, matrix: FloatArray, damping: float) -> tuple[FloatArray, FloatArray]:

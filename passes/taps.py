@@ -82,12 +82,15 @@ _CONSTANTS = {
 def _add_tap(graph: GraphProto, request: Request, setting: TapSetting, prefix: str) -> TapNames:
     for name, value in (("stride", [setting.stride]), ("flat", [-1, setting.features])):
         graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), f"{prefix}/{name}"))
-    rows, weights = f"{prefix}/rows", f"{prefix}/weights"
+    dtype = "float64" if setting.wide else "float32"
+    names = TapNames(f"{prefix}/gram", f"{prefix}/total", f"{prefix}/count", setting.features, dtype)
+    rows, weights, zero = f"{prefix}/rows", f"{prefix}/weights", f"{prefix}/zero"
+    # A Gemm without C is legal only from opset 11 on.
+    graph.initializer.append(numpy_helper.from_array(np.zeros(1, dtype), zero))
     graph.node.extend(_taken_rows(request, setting, prefix))
     graph.node.extend(_masked(setting, prefix) if setting.masked else _unmasked(setting, prefix))
-    names = TapNames(f"{prefix}/gram", f"{prefix}/total", f"{prefix}/count")
     for left, right, name in ((rows, rows, names.gram), (rows, weights, names.total), (weights, weights, names.count)):
-        graph.node.append(helper.make_node("Gemm", [left, right], [name], transA=1))
+        graph.node.append(helper.make_node("Gemm", [left, right, zero], [name], transA=1))
         graph.output.append(helper.make_tensor_value_info(name, setting.onnx_type, None))
     return names
 
@@ -102,9 +105,10 @@ def _taken_rows(request: Request, setting: TapSetting, prefix: str) -> list[Node
     nodes.append(helper.make_node("Reshape", [source, f"{prefix}/flat"], [f"{prefix}/all"]))
     sliced = _slice(f"{prefix}/all", f"{prefix}/sliced", setting, prefix)
     name = "loose" if setting.masked else "rows"
+    if setting.stride > 1:
+        nodes.append(helper.make_node("Mod", [_OFFSET, f"{prefix}/stride"], [f"{prefix}/start"]))
     return [
         *nodes,
-        helper.make_node("Mod", [_OFFSET, f"{prefix}/stride"], [f"{prefix}/start"]),
         sliced,
         helper.make_node("Cast", [f"{prefix}/sliced"], [f"{prefix}/{name}"], to=setting.onnx_type),
     ]
@@ -118,12 +122,10 @@ def _slice(source: str, target: str, setting: TapSetting, prefix: str) -> NodePr
 
 def _masked(setting: TapSetting, prefix: str) -> list[NodeProto]:
     """Weigh rows by the mask's truth; a padded row becomes zero whatever it holds, NaN included."""
-    zero = numpy_helper.from_array(np.zeros((), np.float64 if setting.wide else np.float32))
     return [
         _slice(_MASK_ROWS, f"{prefix}/mask", setting, prefix),
         helper.make_node("Cast", [f"{prefix}/mask"], [f"{prefix}/truth"], to=TensorProto.BOOL),
         helper.make_node("Cast", [f"{prefix}/truth"], [f"{prefix}/weights"], to=setting.onnx_type),
-        helper.make_node("Constant", [], [f"{prefix}/zero"], value=zero),
         helper.make_node("Where", [f"{prefix}/truth", f"{prefix}/loose", f"{prefix}/zero"], [f"{prefix}/rows"]),
     ]
 

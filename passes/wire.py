@@ -36,15 +36,17 @@ def read_hollow(path: Path) -> tuple[ModelProto, frozenset[str]]:
     proto, inside = ModelProto(), set()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         outer, graphs = _parted(content, (0, len(content)), _GRAPH)
-        proto.MergeFromString(b"".join(content[start:end] for start, end in outer))
+        proto.MergeFromString(_joined(content, outer))
         for graph in graphs:
             rest, tensors = _parted(content, graph, _INITIALIZER)
-            proto.graph.MergeFromString(b"".join(content[start:end] for start, end in rest))
-            for span in tensors:
-                tensor = proto.graph.initializer.add()
-                if _read_tensor(content, span, tensor, path.name):
-                    inside.add(tensor.name)
+            proto.graph.MergeFromString(_joined(content, rest))
+            read = ((proto.graph.initializer.add(), span) for span in tensors)
+            inside |= {tensor.name for tensor, span in read if _read_tensor(content, span, tensor, path.name)}
     return proto, frozenset(inside)
+
+
+def _joined(content: mmap.mmap, spans: list[Span]) -> bytes:
+    return b"".join(content[start:end] for start, end in spans)
 
 
 def write_streamed(file: BinaryIO, proto: ModelProto, tensors: Iterable[tuple[TensorProto, memoryview | None]]) -> None:
@@ -105,7 +107,7 @@ def _length(value: int) -> bytes:
 def _read_tensor(content: mmap.mmap, span: Span, tensor: TensorProto, location: str) -> bool:
     """Parse one tensor but for large raw data; return whether that stayed in the file."""
     rest, raw = _parted(content, span, _RAW_DATA)
-    tensor.MergeFromString(b"".join(content[start:end] for start, end in rest))
+    tensor.MergeFromString(_joined(content, rest))
     if not raw:
         return False
     start, end = raw[-1]

@@ -118,11 +118,17 @@ def _write_external(rewritten: Rewritten, source: Model, path: Path) -> None:
         for tensor in references:
             for entry in tensor.external_data:
                 entry.value = data.name if entry.key == "location" else entry.value
+        known = data.exists()
         os.replace(loose, data)
     finally:
         loose.unlink(missing_ok=True)
-    with whole_file(path) as file:
-        write_streamed(file, rewritten.skeleton, ((tensor, None) for tensor in references))
+    try:
+        with whole_file(path) as file:
+            write_streamed(file, rewritten.skeleton, ((tensor, None) for tensor in references))
+    except OSError:
+        if not known:
+            data.unlink(missing_ok=True)
+        raise
 
 
 def _moved_out(tensor: TensorProto, source: Model, file: BinaryIO, digest: hashlib._Hash) -> TensorProto:

@@ -11,9 +11,10 @@ import onnx
 from numpy.typing import NDArray
 
 from rankfold.errors import CalibrationDataError
-from rankfold.runtime_calib.sessions import open_session, run_outputs
+from rankfold.runtime_calib.sessions import ORT_ERRORS, open_session, run_outputs, unusable_batch
 from rankfold.values import Feed, Moments, Provider, Request, TapNames, Tapped
 
+_TEXT = "OSU"  # numpy's kinds of text
 _OFFSETS = 1 << 31  # offsets are drawn below this and taken modulo each stride in the graph
 
 
@@ -51,14 +52,15 @@ def probe(
 class Collector:
     """Sums over batches of one tapped model, kept in place.
 
-    The sums are the one thing here that changes: a value per batch would copy every (d, d) matrix once more.
+    The sums are the one thing here that changes: a value per batch would copy every (d, d) matrix once more. What a
+    batch gives is written into arrays that are made once, since new ones cost more than the sums themselves.
     """
 
     def __init__(self, tapped: Tapped, *, seed: int, provider: Provider = "cpu") -> None:
         self._tapped = tapped
         self._session = open_session(tapped.source, provider=provider, addition=tapped.addition)
         self._random = np.random.default_rng(seed)
-        self._names = [name for taps in tapped.taps.values() for name in (taps.gram, taps.total, taps.count)]
+        self._found = {name: array for taps in tapped.taps.values() for name, array in _arrays(taps).items()}
 
     def collect(self, batches: Iterable[Feed]) -> dict[Request, Moments]:
         """Return the sums over the rows of all batches.
@@ -66,13 +68,31 @@ class Collector:
         Raises:
             CalibrationDataError: A batch cannot be run, gives NaN or infinity, or there are no rows.
         """
-        sums: dict[Request, _Sums] = {}
+        sums = {request: _Sums.empty(taps.features) for request, taps in self._tapped.taps.items()}
         for number, feed in enumerate(batches):
-            offset = self._random.integers(_OFFSETS, size=1)
-            found = run_outputs(self._session, feed | {self._tapped.offset_input: offset}, outputs=self._names)
+            self._run(feed | {self._tapped.offset_input: self._random.integers(_OFFSETS, size=1)})
             for request, taps in self._tapped.taps.items():
-                _add(sums, request, taps, found, number)
+                sums[request].add(*(self._found[name] for name in (taps.gram, taps.total, taps.count)))
+                if not sums[request].finite:
+                    raise _not_finite(request, number)
         return {request: total.moments(request) for request, total in sums.items()}
+
+    def _run(self, feed: Feed) -> None:
+        if any(array.dtype.kind in _TEXT for array in feed.values()):  # cannot be bound
+            for name, array in run_outputs(self._session, feed, outputs=list(self._found)).items():
+                np.copyto(self._found[name], array)
+            return
+        binding = self._session.io_binding()
+        kept = {name: np.ascontiguousarray(array) for name, array in feed.items()}
+        for name, array in self._found.items():
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        try:
+            for name, array in kept.items():
+                binding.bind_cpu_input(name, array)
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+        except ORT_ERRORS as error:
+            raise unusable_batch(feed, error) from error
 
 
 @dataclass
@@ -80,6 +100,19 @@ class _Sums:
     count: float
     total: NDArray[np.float64]
     gram: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, features: int) -> _Sums:
+        return cls(0.0, np.zeros(features), np.zeros((features, features)))
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(np.trace(self.gram)) and np.isfinite(self.total).all())
+
+    def add(self, gram: NDArray[np.floating], total: NDArray[np.floating], count: NDArray[np.floating]) -> None:
+        self.count += float(count[0, 0])
+        self.total += total[:, 0]
+        self.gram += gram
 
     def moments(self, request: Request) -> Moments:
         if not self.count:
@@ -89,18 +122,13 @@ class _Sums:
         return Moments(self.count, self.total, self.gram)
 
 
-def _add(
-    sums: dict[Request, _Sums], request: Request, taps: TapNames, found: dict[str, NDArray[np.generic]], number: int
-) -> None:
-    gram, total, count = (np.asarray(found[name], np.float64) for name in (taps.gram, taps.total, taps.count))
-    if not (np.isfinite(np.trace(gram)) and np.isfinite(total).all()):
-        raise CalibrationDataError(
-            f"activation {request.tensor!r} is NaN or infinite, or its squares overflow, in batch {number} of the data;"
-            " check that batch, or leave the node that reads it alone with --exclude"
-        )
-    if request not in sums:
-        sums[request] = _Sums(0.0, np.zeros(len(total)), np.zeros(gram.shape))
-    running = sums[request]
-    running.count += float(count[0, 0])
-    running.total += total[:, 0]
-    running.gram += gram
+def _arrays(taps: TapNames) -> dict[str, NDArray[np.floating]]:
+    shapes = {taps.gram: (taps.features, taps.features), taps.total: (taps.features, 1), taps.count: (1, 1)}
+    return {name: np.zeros(shape, taps.dtype) for name, shape in shapes.items()}
+
+
+def _not_finite(request: Request, number: int) -> CalibrationDataError:
+    return CalibrationDataError(
+        f"activation {request.tensor!r} is NaN or infinite, or its squares overflow, in batch {number} of the data;"
+        " check that batch, or leave the node that reads it alone with --exclude"
+    )

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from benchmarks import common, gpu
 from benchmarks.plain_svd import svd_basis
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,22 @@ from rankfold.values import Calibration, Moments, Request
 
 _SCHEMA_VERSION = 1
 _SIDES = ("moments", "held_out")
+# What numpy, zipfile and json raise on damaged files.
+_DAMAGE = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def save_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> None:
@@ -54,20 +72,23 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
         CalibrationDataError: The file is missing, damaged or no calibration.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            head = json.loads(str(archive["head"]))
-            if head["schema_version"] != _SCHEMA_VERSION:
-                raise ValueError(f"schema_version is {head['schema_version']}, expected {_SCHEMA_VERSION}")
-            requests = [Request(tensor, axis) for tensor, axis, _ in head["requests"]]
-            sides = {side: _moments(archive, side, requests) for side in _SIDES}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return _read(archive)
+    except _DAMAGE as error:
         raise CalibrationDataError(
             f"{os.fspath(path)}: not a calibration ({error}); make one with `rankfold calibrate`"
         ) from error
+
+
+def _read(archive: Any) -> Calibration:
+    head = json.loads(str(archive["head"]))
+    if head["schema_version"] != _SCHEMA_VERSION:
+        raise ValueError(f"schema_version is {head['schema_version']}, expected {_SCHEMA_VERSION}")
+    requests = [Request(tensor, axis) for tensor, axis, _ in head["requests"]]
     return Calibration(
         model_digest=head["model_digest"],
-        moments=sides["moments"],
-        held_out=sides["held_out"],
+        moments=_moments(archive, "moments", requests),
+        held_out=_moments(archive, "held_out", requests),
         samples=head["samples"],
         held_out_samples=head["held_out_samples"],
         row_strides={request: entry[2] for request, entry in zip(requests, head["requests"], strict=True)},

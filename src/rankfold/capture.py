@@ -146,8 +146,8 @@ def tap_settings(
     }
     if padding is not None and not any(setting.masked for setting in settings.values()):
         raise CalibrationDataError(
-            f"mask {options.mask!r} has {padding} elements in one unit of data, and no activation has as many rows; name"
-            " an input of shape (batch, tokens)"
+            f"mask {options.mask!r} has {padding} elements in one unit of data, and no activation has as many rows;"
+            " name an input of shape (batch, tokens)"
         )
     return settings
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rankfold import __version__
 from rankfold.calibration_file import load_calibration as load_calibration
 from rankfold.calibration_file import save_calibration as save_calibration
 from rankfold.capture import capture
-from rankfold.errors import PlanError
-from rankfold.measures import site_outcomes, site_summaries, sizes, versions
+from rankfold.decide import Decision, decide, site_spectra
+from rankfold.errors import OutputError, PlanError
+from rankfold.measures import site_summaries, sizes, versions
 from rankfold.options import Options as Options
-from rankfold.passes.bases import rows_warning, site_basis
 from rankfold.passes.fold import fold
 from rankfold.passes.model_file import Model, input_specs, load_model
-from rankfold.passes.plan import check_plan, site_curves, with_predictions
+from rankfold.passes.plan import check_plan, site_curves
 from rankfold.passes.plan import make_plan as plan_for
-from rankfold.passes.side_moments import side_moments
 from rankfold.passes.sites import Scan, find_sites
 from rankfold.passes.spectrum import Spectrum
 from rankfold.passes.write_model import check_writable, write_model
@@ -27,7 +26,7 @@ from rankfold.proof import first_batch, latencies, self_check
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import DataLike, batched, open_source, read_spool
 from rankfold.runtime_calib.threads import limited_threads
-from rankfold.values import Analysis, Calibration, Discrepancy, Energy, Keep, Latency, RankPlan, Report, SiteOutcome
+from rankfold.values import Analysis, Calibration, Discrepancy, Energy, Keep, Latency, RankPlan, Report
 
 PathLike = str | os.PathLike[str]
 
@@ -54,7 +53,7 @@ def analyze(model: PathLike, data: DataLike | None = None, *, options: Options =
     warnings: tuple[str, ...] = ()
     if data is not None:
         calibration = _captured(loaded, scan, data, options)
-        spectra, warnings = _spectra(loaded, scan, calibration, options)
+        spectra, warnings = site_spectra(loaded, scan, calibration, options)
     return Analysis(
         model_digest=loaded.digest,
         sites=site_summaries(scan, spectra),
@@ -87,7 +86,13 @@ def make_plan(
     loaded, scan = _opened(model, options)
     if calibration.model_digest != loaded.digest:
         raise PlanError(f"the calibration was collected on another model than {loaded.path}; collect it on this one")
-    spectra, _ = _spectra(loaded, scan, calibration, options)
+    missing = [site.name for site in scan.sites if not calibration.moments.keys() >= set(site.requests)]
+    if missing:
+        raise PlanError(
+            f"the calibration holds nothing for site {missing[0]!r}; use the --exclude patterns and the version it was"
+            " collected with, or collect it anew"
+        )
+    spectra, _ = site_spectra(loaded, scan, calibration, options)
     return plan_for(scan, site_curves(scan, spectra), budget, model_digest=loaded.digest)
 
 
@@ -119,11 +124,13 @@ def compress(  # the public way in: one budget of three, and where the result go
     loaded, scan = _opened(model, options)
     path = Path(output) if output is not None else loaded.path.with_suffix(".folded.onnx")
     check_writable(path)
+    if path.exists() and path.samefile(loaded.path):
+        raise OutputError(f"{path}: the result would replace the model it is compared with; give another path")
     if isinstance(budget, RankPlan):
         check_plan(budget, scan, model_digest=loaded.digest)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads():
         spool = options.held_out_to or Path(folder) / "held_out.npz"
-        decision = _decide(loaded, scan, capture(loaded, scan, data, spool, options=options), budget, options)
+        decision = decide(loaded, scan, capture(loaded, scan, data, spool, options=options), budget, options)
         write_model(fold(loaded, scan, decision.plan, decision.spectra, version=__version__), loaded, path)
         report = _report(loaded, scan, decision, (path, spool), options)
     return Result(report, decision.plan, path, options.held_out_to)
@@ -155,30 +162,6 @@ def bench(base: PathLike, candidate: PathLike, data: DataLike, *, options: Optio
     return latencies(first.path, second.path, feed, specs, options=options)
 
 
-@dataclass(frozen=True)
-class _Decision:
-    """What is to be done, and what remains of the calibration once that is known; the moments themselves do not."""
-
-    plan: RankPlan
-    spectra: dict[str, Spectrum]
-    outcomes: tuple[SiteOutcome, ...]
-    warnings: tuple[str, ...]
-    calibration: Calibration
-
-
-def _decide(
-    model: Model, scan: Scan, calibration: Calibration, budget: Keep | Energy | RankPlan, options: Options
-) -> _Decision:
-    spectra, warnings = _spectra(model, scan, calibration, options)
-    warnings += _dropped_warning(calibration)
-    if isinstance(budget, RankPlan):
-        plan = with_predictions(budget, spectra)
-    else:
-        plan = plan_for(scan, site_curves(scan, spectra), budget, model_digest=model.digest)
-    outcomes = site_outcomes(model, scan, plan, spectra, calibration)
-    return _Decision(plan, spectra, outcomes, warnings, replace(calibration, moments={}, held_out={}))
-
-
 def _budget(keep: float | None, energy: float | None, plan: RankPlan | None) -> Keep | Energy | RankPlan:
     given = [
         budget
@@ -202,23 +185,7 @@ def _captured(model: Model, scan: Scan, data: DataLike, options: Options) -> Cal
         return capture(model, scan, data, options.held_out_to or Path(folder) / "held_out.npz", options=options)
 
 
-def _dropped_warning(calibration: Calibration) -> tuple[str, ...]:
-    dropped = calibration.settings.get("dropped_samples")
-    return (f"{dropped} samples did not fill a batch of the model's fixed size and were left out",) if dropped else ()
-
-
-def _spectra(
-    model: Model, scan: Scan, calibration: Calibration, options: Options
-) -> tuple[dict[str, Spectrum], tuple[str, ...]]:
-    spectra, warnings = {}, []
-    with limited_threads():
-        for site in options.progress(scan.sites, "bases", len(scan.sites)):
-            spectra[site.name] = site_basis(model, scan, site, calibration.moments)
-            warnings.append(rows_warning(site, side_moments(model, scan.index, site, calibration.moments)))
-    return spectra, tuple(filter(None, warnings))
-
-
-def _report(model: Model, scan: Scan, decision: _Decision, places: tuple[Path, Path], options: Options) -> Report:
+def _report(model: Model, scan: Scan, decision: Decision, places: tuple[Path, Path], options: Options) -> Report:
     """Measure the result against the original; `places` are the written model and the held-out batches."""
     path, spool = places
     plan, calibration, written, feed = decision.plan, decision.calibration, load_model(path), first_batch(spool)

@@ -43,7 +43,13 @@ def self_check(
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder:
         path = Path(folder) / "full_rank.onnx"
         write_model(fold(model, scan, whole, spectra, version="self-check"), model, path)
-        found = compare(model.path, path, [feed], outputs=options.outputs, provider=options.provider)
+        found = compare(
+            model.path,
+            path,
+            options.progress([feed], "self-check", 1),
+            outputs=options.outputs,
+            provider=options.provider,
+        )
     precision = max(_rounding(model, scan, site) for site in sites)
     return SelfCheck(
         held_out=max(output.relative_l2 for output in found.outputs),
@@ -60,7 +66,8 @@ def latencies(
         return ()
     single = one_sample(feed, specs)
     feeds = [single, feed] if sample_count(single) != sample_count(feed) else [feed]
-    return latency_of_batches(base, candidate, feeds, provider=options.provider, rounds=options.latency_rounds)
+    watched = options.progress(feeds, "timing", len(feeds))
+    return latency_of_batches(base, candidate, watched, provider=options.provider, rounds=options.latency_rounds)
 
 
 def one_sample(feed: Feed, specs: tuple[InputSpec, ...]) -> Feed:

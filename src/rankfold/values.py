@@ -88,11 +88,19 @@ class Moments:
 
 @dataclass(frozen=True)
 class TapNames:
-    """Graph outputs of a tapped model that hold one request's sums over one batch."""
+    """Graph outputs of a tapped model that hold one request's sums over one batch.
+
+    Attributes:
+        gram, total, count: Of shapes (features, features), (features, 1) and (1, 1).
+        features: Extent of the feature axis.
+        dtype: numpy name of the type the sums are made in.
+    """
 
     gram: str
     total: str
     count: str
+    features: int
+    dtype: str
 
 
 @dataclass(frozen=True)
