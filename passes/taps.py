@@ -89,7 +89,7 @@ def _add_tap(graph: GraphProto, request: Request, setting: TapSetting, prefix: s
     graph.initializer.append(numpy_helper.from_array(np.zeros(1, dtype), zero))
     graph.node.extend(_taken_rows(request, setting, prefix))
     graph.node.extend(_masked(setting, prefix) if setting.masked else _unmasked(setting, prefix))
-    for left, right, name in ((rows, rows, names.gram), (rows, weights, names.total), (weights, weights, names.count)):
+    for left, right, name in ((rows, rows, names.gram), (weights, rows, names.total), (weights, weights, names.count)):
         graph.node.append(helper.make_node("Gemm", [left, right, zero], [name], transA=1))
         graph.output.append(helper.make_tensor_value_info(name, setting.onnx_type, None))
     return names

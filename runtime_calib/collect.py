@@ -111,7 +111,7 @@ class _Sums:
 
     def add(self, gram: NDArray[np.floating], total: NDArray[np.floating], count: NDArray[np.floating]) -> None:
         self.count += float(count[0, 0])
-        self.total += total[:, 0]
+        self.total += total[0]
         self.gram += gram
 
     def moments(self, request: Request) -> Moments:
@@ -123,7 +123,7 @@ class _Sums:
 
 
 def _arrays(taps: TapNames) -> dict[str, NDArray[np.floating]]:
-    shapes = {taps.gram: (taps.features, taps.features), taps.total: (taps.features, 1), taps.count: (1, 1)}
+    shapes = {taps.gram: (taps.features, taps.features), taps.total: (1, taps.features), taps.count: (1, 1)}
     return {name: np.zeros(shape, taps.dtype) for name, shape in shapes.items()}
 
 

@@ -91,7 +91,7 @@ class TapNames:
     """Graph outputs of a tapped model that hold one request's sums over one batch.
 
     Attributes:
-        gram, total, count: Of shapes (features, features), (features, 1) and (1, 1).
+        gram, total, count: Of shapes (features, features), (1, features) and (1, 1).
         features: Extent of the feature axis.
         dtype: numpy name of the type the sums are made in.
     """
