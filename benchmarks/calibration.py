@@ -2,7 +2,8 @@
 
 Plain inference of the DINOv2 backbone, rankfold's capture at its defaults and in variants, and onnxruntime's own
 calibrators, on the same images at batch 8, each right after a run of plain inference; medians over the rounds.
-Rewrites `results/calibration.json` and the table in the README. The choice between summing in the graph and outside of it was made on these figures.
+Rewrites `results/calibration.json` and the table in the README. The choice between summing in the graph and outside of
+it was made on these figures.
 """
 
 from __future__ import annotations

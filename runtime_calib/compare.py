@@ -11,10 +11,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from rankfold.errors import CalibrationDataError, ModelError
+from rankfold.findings import Discrepancy
 from rankfold.runtime_calib.output_sums import OutputSums, sum_output, summarize
 from rankfold.runtime_calib.sessions import open_session, run_outputs
 from rankfold.runtime_calib.units import sample_count
-from rankfold.values import Discrepancy, Feed, Provider
+from rankfold.values import Feed, Provider
 
 
 def compare(

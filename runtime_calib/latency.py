@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from rankfold.findings import Latency
 from rankfold.runtime_calib.sessions import ORT_ERRORS, open_session, unusable_batch
 from rankfold.runtime_calib.units import sample_count
-from rankfold.values import Feed, Latency, Provider
+from rankfold.values import Feed, Provider
 
 Clock = Callable[[], float]
 Run = Callable[[], None]

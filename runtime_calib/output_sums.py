@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from polygraphy.comparator import IterationResult, SimpleCompareFunc
 from polygraphy.logger import G_LOGGER
 
-from rankfold.values import FloatArray, OutputDiscrepancy
+from rankfold.findings import OutputDiscrepancy
+from rankfold.values import FloatArray
 
 # Elements compared at a time: bounds the float64 copies that Polygraphy's statistics make to some 10 x 4 MB.
 _CHUNK = 2**19

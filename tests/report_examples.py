@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rankfold.values import (
-    Discrepancy,
-    Latency,
-    OutputDiscrepancy,
-    RankPlan,
-    Report,
-    SelfCheck,
-    SiteOutcome,
-    SiteRank,
-    Size,
-    Skipped,
-)
+from rankfold.findings import Discrepancy, Latency, OutputDiscrepancy, Report, SelfCheck, SiteOutcome, Size
+from rankfold.values import RankPlan, SiteRank, Skipped
 
 LOGITS = OutputDiscrepancy("logits", 0.125, 0.9921875, 0.75, 0.0625, 3.5, 0.25, 0.96875, 0.76)
 FEATURES = OutputDiscrepancy("features", 0.0625, float("nan"), 0.5, 0.03125, float("inf"), 0.125, None, 0.51)

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from polygraphy.logger import G_LOGGER
 
 from rankfold.errors import CalibrationDataError, ModelError
+from rankfold.findings import Discrepancy, OutputDiscrepancy
 from rankfold.runtime_calib import output_sums
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.output_sums import OutputSums, sum_output, summarize
-from rankfold.values import Discrepancy, Feed, OutputDiscrepancy
+from rankfold.values import Feed
 
 # Figures are sums in float64 of at most some hundred terms: far below this, relative.
 EXACT = 1e-12

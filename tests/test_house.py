@@ -9,7 +9,7 @@ import pytest
 from package_sources import Source, package_sources, parsed
 
 FILE_LINES = 250
-LONGER = {"rankfold.values": 400}  # declarations that all rooms share, and nothing else: one page to look things up
+LONGER: dict[str, int] = {}  # modules that may be longer, with the reason
 FUNCTION_LINES = 40  # without the docstring
 NESTING = 3
 PARAMETERS = 5  # all of a private function's; of a public one's those that are not keyword-only

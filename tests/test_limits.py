@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from report_examples import FEATURES, LOGITS, REPORT
 
+from rankfold.findings import Discrepancy
 from rankfold.tools.limits import error_limit, limit_message, speedup_limit
-from rankfold.values import Discrepancy
 
 
 def test_nothing_stated_is_no_limit() -> None:

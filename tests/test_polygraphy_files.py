@@ -14,11 +14,11 @@ import onnx.parser
 import pytest
 
 from rankfold.errors import OutputError
+from rankfold.findings import Discrepancy, OutputDiscrepancy
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.spool import SpoolWriter, read_spool
 from rankfold.runtime_calib.units import Unit
 from rankfold.tools.polygraphy_files import polygraphy_commands, write_polygraphy_loader
-from rankfold.values import Discrepancy, OutputDiscrepancy
 
 INPUT = "in/x:0"  # as TensorFlow's exporters name them
 WEIGHT = np.random.default_rng(3).standard_normal((4, 3)).astype(np.float32)

@@ -8,6 +8,7 @@ from typing import Any
 
 from report_examples import REPORT
 
+from rankfold.findings import Analysis, SiteSummary
 from rankfold.tools.limits import error_limit
 from rankfold.tools.report_json import (
     analysis_to_json,
@@ -17,7 +18,7 @@ from rankfold.tools.report_json import (
     to_text,
     validation_to_json,
 )
-from rankfold.values import Analysis, Calibration, SiteSummary
+from rankfold.values import Calibration
 
 
 def parsed(content: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 import pytest
 from report_examples import PLAN, REPORT
 
+from rankfold.findings import Analysis, SiteSummary
 from rankfold.tools.tables import (
     analysis_table,
     as_text,
@@ -20,7 +21,6 @@ from rankfold.tools.tables import (
     size_table,
     skipped_table,
 )
-from rankfold.values import Analysis, SiteSummary
 
 
 def lines(text: str) -> list[list[str]]:

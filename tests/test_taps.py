@@ -45,7 +45,7 @@ def summed(made: Tapped, feed: Feed, offset: int = 0) -> Moments:
     ((_, names),) = made.taps.items()
     full = feed | {made.offset_input: np.array([offset], np.int64)}
     gram, total, count = run(proto, full, names.gram, names.total, names.count)
-    return Moments(float(count[0, 0]), total[:, 0].astype(np.float64), gram.astype(np.float64))  # type: ignore[arg-type]
+    return Moments(float(count[0, 0]), total[0].astype(np.float64), gram.astype(np.float64))  # type: ignore[arg-type]
 
 
 def assert_sums(found: Moments, rows: NDArray[np.float64], near: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rankfold import pipeline
 from rankfold.errors import OutputError
+from rankfold.findings import Report
 from rankfold.options import Options
 from rankfold.passes.write_model import check_writable
 from rankfold.tools.limits import Limit, error_limit, speedup_limit
@@ -16,7 +17,7 @@ from rankfold.tools.options import Limits
 from rankfold.tools.progress import shown_progress
 from rankfold.tools.report_files import HELD_OUT, renamed_at_end, report_folder, write_report
 from rankfold.tools.run_notes import note_output_folder
-from rankfold.values import RankPlan, Report
+from rankfold.values import RankPlan
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from rankfold.findings import Report
 from rankfold.models.demo import calibration_data, embedded_model, test_data
 from rankfold.options import Options, Progress, silent
 from rankfold.passes.model_file import input_specs, load_model
@@ -23,7 +24,6 @@ from rankfold.tools.output import print_compression, print_tables, print_text, p
 from rankfold.tools.progress import shown_progress
 from rankfold.tools.report_files import make_folder
 from rankfold.tools.tables import duration, percent
-from rankfold.values import Report
 
 _BATCH = 64
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rankfold.values import Discrepancy, Latency
+from rankfold.findings import Discrepancy, Latency
 
 
 @dataclass(frozen=True)

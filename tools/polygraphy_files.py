@@ -6,7 +6,8 @@ import shlex
 from pathlib import Path
 
 from rankfold.errors import OutputError
-from rankfold.values import Discrepancy, Provider
+from rankfold.findings import Discrepancy
+from rankfold.values import Provider
 
 LOADER_NAME = "polygraphy_data.py"
 BASE_OUTPUTS_NAME = "polygraphy_base_outputs.json"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rankfold.errors import OutputError
+from rankfold.findings import Report
 from rankfold.options import Options
 from rankfold.passes.plan_file import plan_to_json
 from rankfold.passes.write_model import check_writable, whole_file_reported
@@ -16,7 +17,6 @@ from rankfold.tools.polygraphy_files import polygraphy_commands, write_polygraph
 from rankfold.tools.report_json import report_to_json, to_text
 from rankfold.tools.report_markdown import report_to_markdown
 from rankfold.tools.run_notes import note_output_folder, temporary_name
-from rankfold.values import Report
 
 HELD_OUT = "held_out.npz"
 

@@ -9,8 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rankfold.findings import Analysis, Discrepancy, Latency, Report, SelfCheck
 from rankfold.tools.limits import Limit
-from rankfold.values import Analysis, Calibration, Discrepancy, Latency, Report, SelfCheck
+from rankfold.values import Calibration
 
 SCHEMA_VERSION = 1
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from rankfold.findings import Latency, OutputDiscrepancy, Report, SiteOutcome, Size
 from rankfold.tools.limits import Limit, limit_message
 from rankfold.tools.tables import change, lost, milliseconds, percent, rank_text, skip_reasons
-from rankfold.values import Latency, OutputDiscrepancy, Report, SiteOutcome, Size
 
 _SITES_SHOWN = 24
 """Lines of the site table; a page has room for about that many, and report.json holds them all."""

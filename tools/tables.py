@@ -12,7 +12,8 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from rankfold.values import Analysis, Discrepancy, Latency, RankPlan, Report, Skipped
+from rankfold.findings import Analysis, Discrepancy, Latency, Report
+from rankfold.values import RankPlan, Skipped
 
 _PLAIN_WIDTH = 320
 """Columns of a table that goes to a file or a pipe; rich would take 80 and break the node names."""

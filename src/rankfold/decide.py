@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from rankfold.findings import SiteOutcome
 from rankfold.measures import site_outcomes
 from rankfold.options import Options
 from rankfold.passes.bases import rows_warning, site_basis
@@ -13,7 +14,7 @@ from rankfold.passes.side_moments import side_moments
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
 from rankfold.runtime_calib.threads import limited_threads
-from rankfold.values import Calibration, Energy, Keep, RankPlan, SiteOutcome
+from rankfold.values import Calibration, Energy, Keep, RankPlan
 
 
 @dataclass(frozen=True)

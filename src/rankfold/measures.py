@@ -11,12 +11,13 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 from onnx import ModelProto
 
+from rankfold.findings import SiteOutcome, SiteSummary, Size
 from rankfold.passes.bases import held_out_tails
 from rankfold.passes.model_file import Model
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
-from rankfold.values import Calibration, RankPlan, SiteOutcome, SiteSummary, Size
+from rankfold.values import Calibration, RankPlan
 
 ENERGY_SHARES = (0.9, 0.95, 0.99, 0.999)
 _PACKAGES = (

@@ -13,6 +13,7 @@ from rankfold.calibration_file import save_calibration as save_calibration
 from rankfold.capture import capture
 from rankfold.decide import Decision, decide, site_spectra
 from rankfold.errors import OutputError, PlanError
+from rankfold.findings import Analysis, Discrepancy, Latency, Report
 from rankfold.measures import site_summaries, sizes, versions
 from rankfold.options import Options as Options
 from rankfold.passes.fold import fold
@@ -26,7 +27,7 @@ from rankfold.proof import first_batch, latencies, self_check
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import DataLike, batched, open_source, read_spool
 from rankfold.runtime_calib.threads import limited_threads
-from rankfold.values import Analysis, Calibration, Discrepancy, Energy, Keep, Latency, RankPlan, Report
+from rankfold.values import Calibration, Energy, Keep, RankPlan
 
 PathLike = str | os.PathLike[str]
 

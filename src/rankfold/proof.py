@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rankfold.findings import Latency, SelfCheck
 from rankfold.options import Options
 from rankfold.passes.factors import factorise
 from rankfold.passes.fold import finite_weight, fold, full_rank
@@ -20,7 +21,7 @@ from rankfold.passes.write_model import write_model
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import read_spool, sample_count
 from rankfold.runtime_calib.latency import latency_of_batches
-from rankfold.values import Feed, InputSpec, Latency, RankPlan, SelfCheck
+from rankfold.values import Feed, InputSpec, RankPlan
 
 # How far a model folded at full rank may be from itself, in units of its weights' rounding: two products round twice
 # where one rounded once, and a few dozen layers carry that on. What was seen is near 10.
