@@ -41,6 +41,19 @@ def factorise(weight: FloatArray, basis: Spectrum, rank: int, *, dtype: DTypeLik
         dtype: What the factors are narrowed to.
     """
     kept = basis.vectors[:, :rank]
-    down, up = (weight @ kept).astype(dtype), np.ascontiguousarray(kept.T).astype(dtype)
+    exact = weight @ kept
+    scale = _balance(exact) if np.dtype(dtype) == np.float16 else 1.0
+    down, up = (exact / scale).astype(dtype), np.ascontiguousarray(kept.T * scale).astype(dtype)
     shifts = tuple(mean - kept @ (kept.T @ mean) for mean in basis.means) if basis.centred else None
     return Factors(np.ascontiguousarray(down), up, shifts)
+
+
+# float16 ends at 65504. The products of a weight's rows may be larger than the weight, so what exceeds this goes from
+# `down` to `up`, whose entries are at most 1.
+_LARGEST_HALF = 1024.0
+
+
+def _balance(down: FloatArray) -> float:
+    """Return the power of two that brings `down` into float16's range, 1 where it is there."""
+    largest = float(np.abs(down).max(initial=0.0))
+    return 1.0 if largest <= _LARGEST_HALF else 2.0 ** np.ceil(np.log2(largest / _LARGEST_HALF))

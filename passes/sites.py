@@ -117,6 +117,11 @@ def find_sites(model: Model, *, exclude: Iterable[str] = ()) -> Scan:
     )
 
 
+def unmatched_patterns(scan: Scan, exclude: Iterable[str]) -> tuple[str, ...]:
+    """Return the patterns that match no node, which are likely misspelt."""
+    return tuple(pattern for pattern in exclude if not fnmatch.filter(scan.index.names, pattern))
+
+
 def _judged(proto: ModelProto, index: GraphIndex, place: int) -> Candidate | str:
     node = index.nodes[place]
     if node.op_type not in _RULES or node.domain not in ("", "ai.onnx"):

@@ -15,7 +15,7 @@ from scipy import linalg
 from rankfold.passes.side_moments import SideMoments, about
 from rankfold.values import FloatArray, read_only
 
-FEW_ROWS = 2  # rows per feature below which the second moment is damped
+FEW_ROWS = 1  # rows per feature below which the second moment is rank-deficient, and damped
 # A relative floor under the input's eigenvalues. With dead features `C` is singular, and its eigenbasis alone leaves
 # out directions that calibration never saw: at full rank the fold would not be the identity. With the floor those
 # directions come last, ordered by the weight itself. Its square root stays far above float64's rounding.
@@ -29,7 +29,8 @@ class Spectrum:
     """The basis of one site, in falling order of the output energy that each direction carries.
 
     Attributes:
-        values: Energy per direction, ≥ 0, (k,), k = min(in, out); about the mean where centred.
+        values: Energy per direction, ≥ 0, (k,), k = min(in, out); about the mean where centred. Falling, but where
+            damping put directions in another order.
         vectors: Orthonormal columns `V`, (out, k), each with its largest component positive.
         means: E[x W] of each use, (out,); zeros where not centred.
         centred: Whether the mean was taken out.
@@ -50,7 +51,7 @@ class Spectrum:
 
     @property
     def energy(self) -> float:
-        """Return the whole output energy per row, damping included."""
+        """Return the whole output energy per row."""
         return float(self.values.sum())
 
     @property
@@ -58,7 +59,7 @@ class Spectrum:
         """Return how many directions stand above the rounding of the sums; nothing below is known to be lossless."""
         if not self.energy:
             return 0
-        return int((self.values > len(self.vectors) * FLOAT32_NOISE * self.values[0]).sum())
+        return int((self.values > len(self.vectors) * FLOAT32_NOISE * self.values.max()).sum())
 
     def tails(self) -> FloatArray:
         """Return the share of the energy that each rank 0..k loses, (k + 1,), falling from 1 to 0."""
@@ -76,14 +77,17 @@ def spectrum(weight: FloatArray, moments: SideMoments, *, centred: bool) -> Spec
     """
     matrix = moments.covariance if centred else moments.second
     features = len(matrix)
+    trace = max(float(np.trace(matrix)), 0.0)  # rounding can leave it below 0 where the rows do not vary
     shrink = _shrinkage(matrix, moments.count) if moments.count < FEW_ROWS * features else 0.0
     ratio = shrink / (1 - shrink)
     if moments.of_input:
-        damping = ratio * float(np.trace(matrix)) / features
+        damping = ratio * trace / features
         values, vectors = _from_input(weight, matrix, damping)
     else:
-        damping = ratio * float(np.trace(matrix)) / max(float((weight**2).sum()), np.finfo(float).tiny)
+        damping = ratio * trace / max(float((weight**2).sum()), np.finfo(float).tiny)
         values, vectors = _from_output(weight, matrix, damping)
+    if damping:  # it shapes the basis; what each direction carries is still what the rows say
+        values = _carried(weight, vectors, matrix, of_input=moments.of_input)
     means = moments.product_means(weight)
     return Spectrum(
         values=np.maximum(values, 0.0),
@@ -102,11 +106,17 @@ def measured_tails(weight: FloatArray, basis: Spectrum, calibration: SideMoments
     for. Shape (k + 1,).
     """
     matrix = about(other, calibration.means) if basis.centred else other.second
-    projected = weight @ basis.vectors if other.of_input else basis.vectors
-    carried = np.einsum("ij,ij->j", projected, matrix @ projected)
+    carried = _carried(weight, basis.vectors, matrix, of_input=other.of_input)
     whole = float(np.einsum("ij,ij->", weight, matrix @ weight) if other.of_input else np.trace(matrix))
     lost = whole - np.concatenate([[0.0], np.cumsum(carried)])
     return np.clip(lost / whole, 0.0, None) if whole > 0 else np.zeros_like(lost)
+
+
+def _carried(weight: FloatArray, vectors: FloatArray, matrix: FloatArray, *, of_input: bool) -> FloatArray:
+    """Return the output energy along each column of `vectors` (out, k), by a second moment of either side, (k,)."""
+    projected = weight @ vectors if of_input else vectors
+    energy: FloatArray = np.einsum("ij,ij->j", projected, matrix @ projected)
+    return energy
 
 
 def _from_input(weight: FloatArray, matrix: FloatArray, damping: float) -> tuple[FloatArray, FloatArray]:

@@ -31,6 +31,8 @@ class TapSetting:
 
     Attributes:
         features, rank: Extent of the feature axis, and number of axes, as a probe saw them.
+        pilot: A row near the mean, (features,), taken off every row before it is squared: float32 sums of squares far
+            from the mean would hold nothing of what varies. The collector adds it back in float64.
         stride: Every how many rows one is taken.
         masked: Whether its rows follow the mask input.
         wide: Whether the tensor is float64; everything else is summed in float32.
@@ -38,6 +40,7 @@ class TapSetting:
 
     features: int
     rank: int
+    pilot: tuple[float, ...] = ()
     stride: int = 1
     masked: bool = False
     wide: bool = False
@@ -83,7 +86,9 @@ def _add_tap(graph: GraphProto, request: Request, setting: TapSetting, prefix: s
     for name, value in (("stride", [setting.stride]), ("flat", [-1, setting.features])):
         graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), f"{prefix}/{name}"))
     dtype = "float64" if setting.wide else "float32"
-    names = TapNames(f"{prefix}/gram", f"{prefix}/total", f"{prefix}/count", setting.features, dtype)
+    pilot = np.array(setting.pilot or [0.0] * setting.features, dtype)
+    graph.initializer.append(numpy_helper.from_array(pilot, f"{prefix}/pilot"))
+    names = TapNames(f"{prefix}/gram", f"{prefix}/total", f"{prefix}/count", pilot)
     rows, weights, zero = f"{prefix}/rows", f"{prefix}/weights", f"{prefix}/zero"
     # A Gemm without C is legal only from opset 11 on.
     graph.initializer.append(numpy_helper.from_array(np.zeros(1, dtype), zero))
@@ -110,7 +115,8 @@ def _taken_rows(request: Request, setting: TapSetting, prefix: str) -> list[Node
     return [
         *nodes,
         sliced,
-        helper.make_node("Cast", [f"{prefix}/sliced"], [f"{prefix}/{name}"], to=setting.onnx_type),
+        helper.make_node("Cast", [f"{prefix}/sliced"], [f"{prefix}/wide"], to=setting.onnx_type),
+        helper.make_node("Sub", [f"{prefix}/wide", f"{prefix}/pilot"], [f"{prefix}/{name}"]),
     ]
 
 

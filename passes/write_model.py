@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -57,6 +57,32 @@ def check_writable(path: Path) -> None:
         probe = _partial(path)
         probe.touch()
         probe.unlink()
+
+
+def check_no_input(output: Path, inputs: Iterable[object]) -> None:
+    """Check that a file to be written is none of those that are read.
+
+    Raises:
+        OutputError: It is.
+    """
+    paths = [Path(given) for given in inputs if isinstance(given, str | os.PathLike)]
+    if output.exists() and any(path.exists() and output.samefile(path) for path in paths):
+        raise OutputError(f"{output}: the result would replace a file that it is made of; give another path")
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Yield a place to write a model to; the model and its data file move to `path` only when the block ends well."""
+    with _reported(path):
+        folder = path.with_name(f".{path.name}.{os.getpid()}.staged.partial")
+        folder.mkdir()
+    try:
+        yield folder / path.name
+        with _reported(path):
+            for part in sorted(folder.iterdir(), key=lambda part: part.name == path.name):
+                os.replace(part, path.with_name(part.name))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

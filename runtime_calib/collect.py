@@ -20,16 +20,17 @@ _OFFSETS = 1 << 31  # offsets are drawn below this and taken modulo each stride 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a probe saw of one tensor."""
+    """What a probe saw of one tensor: its shape, its type, and its values."""
 
     shape: tuple[int, ...]
     dtype: str
+    values: NDArray[np.generic]
 
 
 def probe(
     model: Path, tensors: Sequence[str], feed: Feed, *, exposed: Sequence[str], provider: Provider = "cpu"
 ) -> dict[str, Seen]:
-    """Run one small batch and return the shape and type of each named tensor.
+    """Run one small batch and return what each named tensor was.
 
     Args:
         model: The model file.
@@ -46,7 +47,7 @@ def probe(
     addition.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in exposed)
     session = open_session(model, provider=provider, addition=addition.SerializeToString())
     found = run_outputs(session, feed, outputs=list(tensors))
-    return {name: Seen(array.shape, array.dtype.name) for name, array in found.items()}
+    return {name: Seen(array.shape, array.dtype.name, array) for name, array in found.items()}
 
 
 class Collector:
@@ -68,14 +69,15 @@ class Collector:
         Raises:
             CalibrationDataError: A batch cannot be run, gives NaN or infinity, or there are no rows.
         """
-        sums = {request: _Sums.empty(taps.features) for request, taps in self._tapped.taps.items()}
+        sums = {request: _Sums.empty(len(taps.pilot)) for request, taps in self._tapped.taps.items()}
         for number, feed in enumerate(batches):
             self._run(feed | {self._tapped.offset_input: self._random.integers(_OFFSETS, size=1)})
             for request, taps in self._tapped.taps.items():
                 sums[request].add(*(self._found[name] for name in (taps.gram, taps.total, taps.count)))
                 if not sums[request].finite:
                     raise _not_finite(request, number)
-        return {request: total.moments(request) for request, total in sums.items()}
+        pilots = {request: taps.pilot for request, taps in self._tapped.taps.items()}
+        return {request: total.moments(request, pilots[request]) for request, total in sums.items()}
 
     def _run(self, feed: Feed) -> None:
         if any(array.dtype.kind in _TEXT for array in feed.values()):  # cannot be bound
@@ -114,17 +116,22 @@ class _Sums:
         self.total += total[0]
         self.gram += gram
 
-    def moments(self, request: Request) -> Moments:
+    def moments(self, request: Request, pilot: NDArray[np.floating]) -> Moments:
+        """Return the sums about zero; here they are about the pilot row."""
         if not self.count:
             raise CalibrationDataError(
                 f"activation {request.tensor!r} has no rows in the whole of the data; check the mask and the inputs"
             )
-        return Moments(self.count, self.total, self.gram)
+        row = pilot.astype(np.float64)
+        crossed = np.outer(row, self.total)
+        gram = self.gram + crossed + crossed.T + self.count * np.outer(row, row)
+        return Moments(self.count, self.total + self.count * row, gram)
 
 
 def _arrays(taps: TapNames) -> dict[str, NDArray[np.floating]]:
-    shapes = {taps.gram: (taps.features, taps.features), taps.total: (1, taps.features), taps.count: (1, 1)}
-    return {name: np.zeros(shape, taps.dtype) for name, shape in shapes.items()}
+    features = len(taps.pilot)
+    shapes = {taps.gram: (features, features), taps.total: (1, features), taps.count: (1, 1)}
+    return {name: np.zeros(shape, taps.pilot.dtype) for name, shape in shapes.items()}
 
 
 def _not_finite(request: Request, number: int) -> CalibrationDataError:

@@ -6,7 +6,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import TracebackType
 
@@ -56,15 +56,20 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 class _UserCode:
-    """Context in which whatever the script raises, its exit included, becomes a CalibrationDataError."""
+    """Context in which whatever the script raises, its exit included, becomes a CalibrationDataError.
+
+    What it prints goes to stderr: stdout is for results.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __enter__(self) -> None:
-        return None
+        self._printing = redirect_stdout(sys.stderr)
+        self._printing.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._printing.__exit__(None, None, None)
         if isinstance(error, Exception | SystemExit) and not isinstance(error, CalibrationDataError):
             line = _line(error, str(self.path))
             raise CalibrationDataError(

@@ -96,7 +96,7 @@ def test_an_exceeded_limit_is_told_and_the_outputs_are_written(
 def test_excluded_nodes_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     run("analyze", "model.onnx", "--exclude", "fc*", "--json")
     assert parsed(capsys.readouterr().out)["sites"] == []
-    run("analyze", "model.onnx", "--exclude", "fc2", "nothing", "--json")
+    run("analyze", "model.onnx", "--exclude", "fc2", "--exclude", "nothing", "--json")
     assert [site["name"] for site in parsed(capsys.readouterr().out)["sites"]] == ["fc1"]
 
 

@@ -21,7 +21,7 @@ import rankfold
 
 SHIPPED_BYTES = 12_000_000
 DATA = {".onnx", ".npz", ".typed"}
-NOT_THE_PACKAGE = {"build", "dist", "tests", "benchmarks", "docs"}
+NOT_THE_PACKAGE = {"rankfold-demo", "build", "dist", "tests", "benchmarks", "docs"}
 PLATFORMS = [
     ("linux", "x86_64", "onnxruntime-gpu"),
     ("win32", "AMD64", "onnxruntime-gpu"),

@@ -193,7 +193,7 @@ def test_a_model_is_not_overwritten_by_its_own_result(tmp_path: Path) -> None:
     before = path.read_bytes()
     (tmp_path / "link.onnx").symlink_to(path)
     for output in (path, tmp_path / "link.onnx"):
-        with pytest.raises(OutputError, match="the result would replace the model it is compared with; give another"):
+        with pytest.raises(OutputError, match="the result would replace a file that it is made of; give another path"):
             compress(path, samples(), keep=0.46, output=output, options=QUICK)
     assert path.read_bytes() == before
 

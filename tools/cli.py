@@ -80,7 +80,7 @@ def _ended(run: Callable[[], object], *, checked: bool) -> int:
 
 
 def _refuse(message: str, advice: str, code: int) -> int:
-    print(f"rankfold: {message}" + (f"; {advice}" if advice else ""), file=sys.stderr)
+    print(f"rankfold: {message.removesuffix('.')}" + (f"; {advice}" if advice else ""), file=sys.stderr)
     return code
 
 

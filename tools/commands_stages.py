@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rankfold import pipeline
 from rankfold.options import Options
 from rankfold.passes.plan_file import plan_to_json
-from rankfold.passes.write_model import check_writable
+from rankfold.passes.write_model import check_no_input, check_writable
 from rankfold.tools.options import (
     Budget,
     CalibrationOptions,
@@ -85,6 +85,7 @@ def calibrate(
         out: The .npz to write.
     """
     check_writable(out)
+    check_no_input(out, (model, data))
     note_output_folder(out.parent)
     with shown_progress(quiet=show.quiet) as progress:
         options = stage_options(run=run, calibration=calibration, exclusion=exclusion, progress=progress)
@@ -117,6 +118,7 @@ def plan(
     """
     wanted = chosen_budget(budget)
     check_writable(out)
+    check_no_input(out, (model, calibration))
     made = pipeline.make_plan(
         model,
         pipeline.load_calibration(calibration),

@@ -11,7 +11,7 @@ from rankfold import pipeline
 from rankfold.errors import OutputError
 from rankfold.findings import Report
 from rankfold.options import Options
-from rankfold.passes.write_model import check_writable
+from rankfold.passes.write_model import check_no_input, check_writable
 from rankfold.tools.limits import Limit, error_limit, speedup_limit
 from rankfold.tools.options import Limits
 from rankfold.tools.progress import shown_progress
@@ -57,6 +57,8 @@ def run_compression(request: Request, *, limits: Limits, options: Options, quiet
     _check_apart(request.model, request.out)
     check_writable(request.out)
     note_output_folder(request.out.parent)
+    if request.report:
+        check_no_input(request.report / HELD_OUT, (request.data,))
     with report_folder(request.report) as folder:
         with _held_out(folder) as held_out, shown_progress(quiet=quiet) as progress:
             result = pipeline.compress(

@@ -85,10 +85,8 @@ class CompressFiles:
 class Exclusion:
     """Nodes to leave alone."""
 
-    exclude: Annotated[
-        tuple[str, ...], Parameter(group=_SCOPE, consume_multiple=True, negative="", show_default=False)
-    ] = ()
-    """Leave the nodes whose names match these patterns (*, ?, [abc]) as they are."""
+    exclude: Annotated[tuple[str, ...], Parameter(group=_SCOPE, negative="", show_default=False)] = ()
+    """Leave the nodes whose names match this pattern (*, ?, [abc]) as they are; may be given again."""
 
 
 @Parameter(name="*")
@@ -96,10 +94,8 @@ class Exclusion:
 class OutputChoice:
     """Outputs to compare."""
 
-    output: Annotated[
-        tuple[str, ...], Parameter(group=_SCOPE, consume_multiple=True, negative="", show_default=False)
-    ] = ()
-    """Names of the model's outputs to compare; all by default."""
+    output: Annotated[tuple[str, ...], Parameter(group=_SCOPE, negative="", show_default=False)] = ()
+    """Name of an output of the model to compare; may be given again; all by default."""
 
 
 @Parameter(name="*")

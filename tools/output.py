@@ -57,7 +57,7 @@ def print_compression(done: Compression) -> None:
     if report.latency:
         print_tables(latency_table(report.latency))
     if not report.changed:
-        print_text("The model met the request already; nothing was changed but its metadata.")
+        print_text("Nothing was folded: the model meets the request as it is, or no layer gains by a fold.")
     print_text(f"Model: {report.output}")
 
 

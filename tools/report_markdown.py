@@ -38,7 +38,7 @@ def _head(report: Report) -> Iterator[str]:
     yield f"Asked for: **{report.plan.made_by}**. Came out: **{kept}** of the linear parameters kept, {sites}."
     if not report.changed:
         yield ""
-        yield "The model met the request already; nothing was changed."
+        yield "Nothing was folded: the model meets the request as it is, or no layer gains by a fold."
     yield ""
     yield (
         f"Calibrated on {report.calibration_samples:,} samples; the errors below come from"

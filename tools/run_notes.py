@@ -6,6 +6,7 @@ Standard library only: the supervising parent imports this file and must stay sm
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 RUN_FOLDER = "RANKFOLD_RUN_FOLDER"
@@ -47,4 +48,4 @@ def remove_unfinished(run_folder: Path, pid: int) -> None:
     for folder in dict.fromkeys(folders):
         for path in Path(folder).glob(f".*.{pid}.*"):
             if path.suffix in _UNFINISHED:
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

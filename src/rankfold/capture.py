@@ -8,8 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from rankfold.errors import CalibrationDataError
 from rankfold.options import Options
+from rankfold.passes.fold import finite_weight
 from rankfold.passes.model_file import Model, input_specs, output_names
 from rankfold.passes.sites import Scan
 from rankfold.passes.taps import OLDEST_STRIDED_OPSET, TapSetting, tap
@@ -57,8 +60,11 @@ def capture(model: Model, scan: Scan, data: DataLike, spool: Path, *, options: O
         options: Batch size, share held out, seed, mask, stride and provider.
 
     Raises:
+        ModelError: A weight holds NaN or infinity.
         CalibrationDataError: The data does not fit, or there are too few samples to hold some out.
     """
+    for site in scan.sites:
+        finite_weight(model, scan, site)
     source = open_source(data, input_specs(model))
     first, units = _peek(source)
     _check_mask(model, options.mask)
@@ -72,6 +78,7 @@ def capture(model: Model, scan: Scan, data: DataLike, spool: Path, *, options: O
         moments = _collected(collector, batches)
     held = spool_samples(spool)
     held_batches = options.progress(read_spool(spool), "held-out rows", math.ceil(held / options.batch_size))
+    masked = sum(setting.masked for setting in settings.values())
     return Calibration(
         model_digest=model.digest,
         moments=moments,
@@ -79,7 +86,7 @@ def capture(model: Model, scan: Scan, data: DataLike, spool: Path, *, options: O
         samples=counted.samples[0],
         held_out_samples=held,
         row_strides={request: setting.stride for request, setting in settings.items()},
-        settings=_recorded(options, source.dropped),
+        settings=_recorded(options, source.dropped) | {"masked_activations": masked},
     )
 
 
@@ -140,16 +147,10 @@ def tap_settings(
     padding = None if options.mask is None else feed[options.mask].size
     calibration = None if samples is None else samples * (1 - options.holdout) / sample_count(feed)
     opset = max(entry.version for entry in model.proto.opset_import if entry.domain in ("", "ai.onnx"))
-    settings = {
+    return {
         request: _setting(request, seen[request.tensor], padding, calibration, _most(options.row_stride, opset))
         for request in scan.requests
     }
-    if padding is not None and not any(setting.masked for setting in settings.values()):
-        raise CalibrationDataError(
-            f"mask {options.mask!r} has {padding} elements in one unit of data, and no activation has as many rows;"
-            " name an input of shape (batch, tokens)"
-        )
-    return settings
 
 
 def _most(wanted: int | None, opset: int) -> int | None:
@@ -165,7 +166,16 @@ def _setting(request: Request, seen: Seen, padding: int | None, units: float | N
     return TapSetting(
         features=features,
         rank=len(seen.shape),
+        pilot=_pilot(request, seen),
         stride=stride,
         masked=padding is not None and rows == padding,
         wide=seen.dtype == "float64",
     )
+
+
+def _pilot(request: Request, seen: Seen) -> tuple[float, ...]:
+    """Return the mean row of the probe, 0 where that is not finite."""
+    rows = np.moveaxis(seen.values, request.feature_axis, -1).reshape(-1, seen.shape[request.feature_axis])
+    with np.errstate(all="ignore"):
+        mean = rows.astype(np.float64).mean(axis=0)
+    return tuple(np.where(np.abs(mean) < np.finfo(np.float32).max, mean, 0.0).tolist())

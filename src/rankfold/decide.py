@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from rankfold.findings import SiteOutcome
@@ -11,7 +12,7 @@ from rankfold.passes.bases import rows_warning, site_basis
 from rankfold.passes.model_file import Model
 from rankfold.passes.plan import make_plan, site_curves, with_predictions
 from rankfold.passes.side_moments import side_moments
-from rankfold.passes.sites import Scan
+from rankfold.passes.sites import Scan, unmatched_patterns
 from rankfold.passes.spectrum import Spectrum
 from rankfold.runtime_calib.threads import limited_threads
 from rankfold.values import Calibration, Energy, Keep, RankPlan
@@ -33,7 +34,7 @@ def decide(
 ) -> Decision:
     """Return what is to be done with each site; `budget` is what to keep, or a plan that was checked already."""
     spectra, warnings = site_spectra(model, scan, calibration, options)
-    warnings += _dropped_warning(calibration)
+    warnings += tuple(_data_warnings(calibration))
     if isinstance(budget, RankPlan):
         plan = with_predictions(budget, spectra)
     else:
@@ -42,18 +43,22 @@ def decide(
     return Decision(plan, spectra, outcomes, warnings, replace(calibration, moments={}, held_out={}))
 
 
-def _dropped_warning(calibration: Calibration) -> tuple[str, ...]:
-    dropped = calibration.settings.get("dropped_samples")
-    return (f"{dropped} samples did not fill a batch of the model's fixed size and were left out",) if dropped else ()
+def _data_warnings(calibration: Calibration) -> Iterator[str]:
+    settings = calibration.settings
+    if settings.get("dropped_samples"):
+        yield f"{settings['dropped_samples']} samples did not fill a batch of the model's fixed size and were left out"
+    if settings.get("mask") and calibration.moments and not settings.get("masked_activations"):
+        yield f"mask {settings['mask']!r} has the rows of none of the foldable layers' activations and was not used"
 
 
 def site_spectra(
     model: Model, scan: Scan, calibration: Calibration, options: Options
 ) -> tuple[dict[str, Spectrum], tuple[str, ...]]:
-    """Return each site's basis, and a warning for each that stands on too few rows."""
+    """Return each site's basis, and warnings: of sites that stand on too few rows, of patterns that match nothing."""
     spectra, warnings = {}, []
+    unmatched = (f"--exclude {pattern!r} matches no node" for pattern in unmatched_patterns(scan, options.exclude))
     with limited_threads():
         for site in options.progress(scan.sites, "bases", len(scan.sites)):
             spectra[site.name] = site_basis(model, scan, site, calibration.moments)
             warnings.append(rows_warning(site, side_moments(model, scan.index, site, calibration.moments)))
-    return spectra, tuple(filter(None, warnings))
+    return spectra, (*unmatched, *filter(None, warnings))

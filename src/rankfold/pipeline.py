@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankfold import __version__
@@ -12,17 +12,17 @@ from rankfold.calibration_file import load_calibration as load_calibration
 from rankfold.calibration_file import save_calibration as save_calibration
 from rankfold.capture import capture
 from rankfold.decide import Decision, decide, site_spectra
-from rankfold.errors import OutputError, PlanError
+from rankfold.errors import ModelError, PlanError
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
 from rankfold.measures import site_summaries, sizes, versions
 from rankfold.options import Options as Options
 from rankfold.passes.fold import fold
-from rankfold.passes.model_file import Model, input_specs, load_model
+from rankfold.passes.model_file import Model, input_specs, load_model, output_names
 from rankfold.passes.plan import check_plan, site_curves
 from rankfold.passes.plan import make_plan as plan_for
-from rankfold.passes.sites import Scan, find_sites
+from rankfold.passes.sites import Scan, find_sites, unmatched_patterns
 from rankfold.passes.spectrum import Spectrum
-from rankfold.passes.write_model import check_writable, write_model
+from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
 from rankfold.proof import first_batch, latencies, self_check
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import DataLike, batched, open_source, read_spool
@@ -51,7 +51,7 @@ def analyze(model: PathLike, data: DataLike | None = None, *, options: Options =
     """
     loaded, scan = _opened(model, options)
     spectra: dict[str, Spectrum] = {}
-    warnings: tuple[str, ...] = ()
+    warnings = tuple(f"--exclude {pattern!r} matches no node" for pattern in unmatched_patterns(scan, options.exclude))
     if data is not None:
         calibration = _captured(loaded, scan, data, options)
         spectra, warnings = site_spectra(loaded, scan, calibration, options)
@@ -125,15 +125,17 @@ def compress(  # the public way in: one budget of three, and where the result go
     loaded, scan = _opened(model, options)
     path = Path(output) if output is not None else loaded.path.with_suffix(".folded.onnx")
     check_writable(path)
-    if path.exists() and path.samefile(loaded.path):
-        raise OutputError(f"{path}: the result would replace the model it is compared with; give another path")
+    check_no_input(path, (*loaded.files, data))
+    _check_outputs(loaded, options)
     if isinstance(budget, RankPlan):
         check_plan(budget, scan, model_digest=loaded.digest)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads():
         spool = options.held_out_to or Path(folder) / "held_out.npz"
         decision = decide(loaded, scan, capture(loaded, scan, data, spool, options=options), budget, options)
-        write_model(fold(loaded, scan, decision.plan, decision.spectra, version=__version__), loaded, path)
-        report = _report(loaded, scan, decision, (path, spool), options)
+        with staged(path) as place:
+            write_model(fold(loaded, scan, decision.plan, decision.spectra, version=__version__), loaded, place)
+            report = _report(loaded, scan, decision, (place, spool), options)
+    report = replace(report, output=path)
     return Result(report, decision.plan, path, options.held_out_to)
 
 
@@ -179,6 +181,15 @@ def _budget(keep: float | None, energy: float | None, plan: RankPlan | None) -> 
 def _opened(model: PathLike, options: Options) -> tuple[Model, Scan]:
     loaded = load_model(model)
     return loaded, find_sites(loaded, exclude=options.exclude)
+
+
+def _check_outputs(model: Model, options: Options) -> None:
+    """Refuse outputs that do not exist before any work."""
+    unknown = [name for name in options.outputs if name not in output_names(model)]
+    if unknown:
+        raise ModelError(
+            f"{model.path}: there is no output {unknown[0]!r}; the outputs are {', '.join(output_names(model))}"
+        )
 
 
 def _captured(model: Model, scan: Scan, data: DataLike, options: Options) -> Calibration:

@@ -92,15 +92,13 @@ class TapNames:
 
     Attributes:
         gram, total, count: Of shapes (features, features), (1, features) and (1, 1).
-        features: Extent of the feature axis.
-        dtype: numpy name of the type the sums are made in.
+        pilot: The row that was taken off every row first, (features,), in the type the sums are made in.
     """
 
     gram: str
     total: str
     count: str
-    features: int
-    dtype: str
+    pilot: NDArray[np.floating]
 
 
 @dataclass(frozen=True)
