@@ -84,10 +84,8 @@ def check_plan(plan: RankPlan, scan: Scan, *, model_digest: str) -> None:
 
 def with_predictions(plan: RankPlan, spectra: Mapping[str, Spectrum]) -> RankPlan:
     """Return the plan with its errors predicted anew, for ranks that were edited by hand."""
-    given = "a plan made by "
     return replace(
         plan,
-        made_by=plan.made_by if plan.made_by.startswith(given) else given + plan.made_by,
         sites=tuple(
             replace(line, predicted_error=0.0 if line.rank is None else float(spectra[line.site].tails()[line.rank]))
             for line in plan.sites
@@ -111,14 +109,17 @@ def _check_reachable(plan: RankPlan, curves: tuple[Curve, ...], share: float) ->
     least = plan.fixed_parameters + sum(curve.choices[0].cost for curve in curves)
     if least > share * plan.parameters_before:
         reachable = least / plan.parameters_before
+        fixed = (
+            f"{plan.fixed_parameters:,} of {plan.parameters_before:,} lie in weights that are excluded or were folded"
+            " before"
+        )
         if not any(curve.choices[0].rank for curve in curves):
             raise PlanError(
-                f"a kept share of {share:g} cannot be reached: there is no layer left that a fold makes smaller;"
+                f"a kept share of {share:g} cannot be reached: no layer is left that a fold makes smaller ({fixed});"
                 " exclude less"
             )
         raise PlanError(
             f"a kept share of {share:g} cannot be reached: with every site that may be folded at its smallest rank,"
-            f" {reachable:.4f} of the parameters remain ({plan.fixed_parameters:,} of {plan.parameters_before:,} lie in"
-            f" weights that are excluded or were folded before); ask for {reachable + 5e-5:.4f} or more, or"
+            f" {reachable:.4f} of the parameters remain ({fixed}); ask for {reachable + 5e-5:.4f} or more, or"
             " exclude less"
         )

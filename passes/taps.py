@@ -31,19 +31,19 @@ class TapSetting:
 
     Attributes:
         features, rank: Extent of the feature axis, and number of axes, as a probe saw them.
-        pilot: A row near the mean, (features,), taken off every row before it is squared: float32 sums of squares far
-            from the mean would hold nothing of what varies. The collector adds it back in float64.
         stride: Every how many rows one is taken.
         masked: Whether its rows follow the mask input.
         wide: Whether the tensor is float64; everything else is summed in float32.
+        pilot: A row near the mean, (features,), taken off every row before it is squared: float32 sums of squares far
+            from the mean would hold nothing of what varies. The collector adds it back in float64.
     """
 
     features: int
     rank: int
-    pilot: tuple[float, ...] = ()
     stride: int = 1
     masked: bool = False
     wide: bool = False
+    pilot: tuple[float, ...] = ()
 
     @property
     def onnx_type(self) -> int:

@@ -97,7 +97,7 @@ def test_a_large_model_stays_one_page() -> None:
 def test_a_report_of_an_unchanged_model_says_so_and_leaves_empty_sections_out() -> None:
     bare = replace(REPORT, changed=False, self_check=None, latency=(), sites=(), skipped=(), warnings=())
     page = report_to_markdown(bare)
-    assert "nothing was changed" in page
+    assert "Nothing was folded" in page
     titles = re.findall(r"^## (.*)$", page, re.MULTILINE)
     assert titles == ["Size", "Quality", "Reproduce"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rankfold.errors import PlanError
@@ -83,7 +84,7 @@ def read_plan(path: Path) -> RankPlan:
         PlanError: The file cannot be read or holds no plan.
     """
     try:
-        return plan_from_json(path.read_text(encoding="utf-8"))
+        return replace(plan_from_json(path.read_text(encoding="utf-8")), made_by=f"plan {path.name}")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PlanError(f"{path}: the plan cannot be read ({reason}); give a plan.json that rankfold wrote") from error
