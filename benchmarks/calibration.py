@@ -53,7 +53,7 @@ def main() -> None:
     """Time every way, interleaved, and write the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, help="folder for the model, kept; default: a temporary one")
-    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary, limited_threads():

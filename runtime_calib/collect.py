@@ -123,9 +123,11 @@ class _Sums:
                 f"activation {request.tensor!r} has no rows in the whole of the data; check the mask and the inputs"
             )
         row = pilot.astype(np.float64)
-        crossed = np.outer(row, self.total)
-        gram = self.gram + crossed + crossed.T + self.count * np.outer(row, row)
-        return Moments(self.count, self.total + self.count * row, gram)
+        half = self.total + self.count / 2 * row
+        self.gram += row[:, None] * half
+        self.gram += half[:, None] * row
+        self.total += self.count * row
+        return Moments(self.count, self.total, self.gram)
 
 
 def _arrays(taps: TapNames) -> dict[str, NDArray[np.floating]]:
