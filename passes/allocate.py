@@ -40,13 +40,10 @@ def candidate_ranks(in_features: int, out_features: int) -> tuple[int, ...]:
     return tuple(range(RANK_QUANTUM, int(LARGEST_SHARE * dense / per_rank) + 1, RANK_QUANTUM))
 
 
-def parameter_curve(site: str, in_features: int, out_features: int, tail: Callable[[int], float]) -> Curve:
-    """Return a site's curve with parameters as cost and `tail(rank)` as error."""
-    folded = tuple(
-        Choice(rank, rank * (in_features + out_features), tail(rank))
-        for rank in candidate_ranks(in_features, out_features)
-    )
-    return Curve(site, (*folded, Choice(None, in_features * out_features, 0.0)))
+def parameter_curve(site: str, sizes: tuple[int, int], tail: Callable[[int], float], *, blocks: int = 1) -> Curve:
+    """Return a site's curve with parameters as cost and `tail(rank)` as error; `sizes` are (in, out) features."""
+    folded = (Choice(rank, blocks * rank * sum(sizes), tail(rank)) for rank in candidate_ranks(*sizes))
+    return Curve(site, (*folded, Choice(None, blocks * sizes[0] * sizes[1], 0.0)))
 
 
 def allocate(curves: Sequence[Curve], budget: float) -> dict[str, Choice]:

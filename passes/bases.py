@@ -11,7 +11,7 @@ from rankfold.passes.model_file import Model
 from rankfold.passes.side_moments import SideMoments, side_moments
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
-from rankfold.passes.spectrum import Spectrum, measured_tails, spectrum
+from rankfold.passes.spectrum import Spectrum, lost_energy, measured_tails, spectrum, stacked
 from rankfold.values import FloatArray, Moments, Request
 
 # A site without bias gains an Add only where centring takes away at least this share of the lost energy; the Add is
@@ -26,6 +26,9 @@ def site_basis(model: Model, scan: Scan, site: Site, collected: Mapping[Request,
         ModelError: The weight holds NaN or infinity.
     """
     weight = finite_weight(model, scan, site)
+    if site.blocks > 1:
+        parts = (side_moments(model, scan.index, site, collected, block=number) for number in range(site.blocks))
+        return stacked([spectrum(part, seen, centred=False) for part, seen in zip(weight, parts, strict=True)])
     moments = side_moments(model, scan.index, site, collected)
     ways = {use.centred for use in site.uses}
     if "never" in ways:
@@ -41,8 +44,15 @@ def held_out_tails(
     model: Model, scan: Scan, site: Site, basis: Spectrum, moments: tuple[Mapping[Request, Moments], ...]
 ) -> FloatArray:
     """Return what each rank 0..k loses on held-out rows; `moments` are the calibration's and the held-out ones."""
+    weight = finite_weight(model, scan, site)
+    if site.blocks > 1:
+        others = (side_moments(model, scan.index, site, moments[1], block=number) for number in range(site.blocks))
+        parts = zip(weight, basis.vectors, others, strict=True)
+        lost, whole = zip(*(lost_energy(part, vectors, None, other) for part, vectors, other in parts), strict=True)
+        shares: FloatArray = np.sum(lost, axis=0) / max(sum(whole), np.finfo(float).tiny)
+        return np.maximum(shares, 0.0)
     calibration, other = (side_moments(model, scan.index, site, collected) for collected in moments)
-    return measured_tails(finite_weight(model, scan, site), basis, calibration, other)
+    return measured_tails(weight, basis, calibration, other)
 
 
 def rows_warning(site: Site, moments: SideMoments) -> str | None:

@@ -16,8 +16,8 @@ class Factors:
     """What stands for one weight `W`: `x @ down @ up + bias`.
 
     Attributes:
-        down: (in, rank), in the weight's dtype.
-        up: (rank, out), in the weight's dtype.
+        down: (in, rank), in the dtype that factors are stored in; (blocks, in, rank) for a stack.
+        up: (rank, out), likewise.
         shifts: What each use's bias gains, (out,) float64, in the units of `x W`; None where nothing is to be added.
     """
 
@@ -28,22 +28,22 @@ class Factors:
     @property
     def rank(self) -> int:
         """Return the inner extent."""
-        return int(self.down.shape[1])
+        return int(self.down.shape[-1])
 
 
 def factorise(weight: FloatArray, basis: Spectrum, rank: int, *, dtype: DTypeLike) -> Factors:
     """Return `down = W V_r`, `up = V_rᵀ`, and the shifts `E[x W] (I - V_r V_rᵀ)`.
 
     Args:
-        weight: `W`, (in, out) float64.
+        weight: `W`, (in, out) float64, or (blocks, in, out).
         basis: The site's spectrum.
         rank: How many directions to keep, 1 to min(in, out).
         dtype: What the factors are narrowed to.
     """
-    kept = basis.vectors[:, :rank]
+    kept = basis.vectors[..., :rank]
     exact = weight @ kept
     scale = _balance(exact) if np.dtype(dtype) == np.float16 else 1.0
-    down, up = (exact / scale).astype(dtype), np.ascontiguousarray(kept.T * scale).astype(dtype)
+    down, up = (exact / scale).astype(dtype), np.ascontiguousarray(kept.swapaxes(-1, -2) * scale).astype(dtype)
     shifts = tuple(mean - kept @ (kept.T @ mean) for mean in basis.means) if basis.centred else None
     return Factors(np.ascontiguousarray(down), up, shifts)
 

@@ -10,10 +10,11 @@ import numpy as np
 from rankfold.errors import ModelError
 from rankfold.passes.carry import Rewritten, carry_back
 from rankfold.passes.factors import Factors, factorise
+from rankfold.passes.layout import as_read, laid_out
 from rankfold.passes.metadata import FoldedPair, record_pairs
 from rankfold.passes.model_file import Model
 from rankfold.passes.plan_file import plan_digest
-from rankfold.passes.rewrite import View, open_view, replace_node
+from rankfold.passes.rewrite import Replacement, View, open_view, read_own_part, replace_node, widened
 from rankfold.passes.site import Site, read_bias, read_weight
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
@@ -40,11 +41,16 @@ def fold(
         return None
     view = open_view(model.proto)
     pairs = list(scan.pairs)
+    split = {site.weight.root for site in scan.parts if site.name in ranks}
+    for site in scan.parts:
+        if site.weight.root in split and site.name not in ranks:
+            dense = np.asarray(read_weight(model, scan.index, site)).astype(site.stored_dtype)
+            read_own_part(view, site, widened(view, site, view.constant(f"{site.name}/part", as_read(site, dense))))
     for site in scan.sites:
         rank = ranks.get(site.name)
         if rank is not None:
-            dtype = read_weight(model, scan.index, site).dtype
-            factors = factorise(finite_weight(model, scan, site), spectra[site.name], rank, dtype=dtype)
+            weight = finite_weight(model, scan, site)
+            factors = factorise(weight, spectra[site.name], rank, dtype=site.stored_dtype)
             pairs.append(_fold_site(view, model, scan, site, factors))
     folded = carry_back(model.proto, view.graph, view.imported)
     record_pairs(folded.skeleton, pairs, version=version, plan_digest=plan_digest(plan))
@@ -58,12 +64,12 @@ def full_rank(plan: RankPlan) -> RankPlan:
 
 
 def finite_weight(model: Model, scan: Scan, site: Site) -> FloatArray:
-    """Return a site's weight widened to float64, (in, out).
+    """Return a site's weight widened to float64, (in, out), or (blocks, in, out) for a stack.
 
     Raises:
         ModelError: It holds NaN or infinity.
     """
-    weight = np.asarray(read_weight(model, scan.index, site), np.float64)
+    weight = read_weight(model, scan.index, site).astype(np.float64)
     if not np.isfinite(weight).all():
         bad = int((~np.isfinite(weight)).sum())
         raise ModelError(
@@ -74,12 +80,15 @@ def finite_weight(model: Model, scan: Scan, site: Site) -> FloatArray:
 
 
 def _fold_site(view: View, model: Model, scan: Scan, site: Site, factors: Factors) -> FoldedPair:
-    turned = site.uses[0].weight_operand == 0
-    down = view.constant(f"{site.name}/down", factors.down.T if turned else factors.down)
-    up = view.constant(f"{site.name}/up", factors.up.T if turned else factors.up)
+    arrays = laid_out(site, factors)
+    names = (f"{site.name}/down", f"{site.name}/up")
+    down, up = (view.constant(name, array) for name, array in zip(names, arrays, strict=True))
+    read = widened(view, site, down), widened(view, site, up)
     for number, use in enumerate(site.uses):
         bias = None
         if factors.shifts is not None:
             bias = read_bias(model, scan.index, site, use) + factors.shifts[number] * use.scale
-        replace_node(view, use, scan.index.names[use.node], (down, up), bias)
-    return FoldedPair(site.name, down.name, up.name, site.in_features, site.out_features, factors.rank)
+        replace_node(view, site, use, Replacement(scan.index.names[use.node], *read, bias))
+    return FoldedPair(
+        site.name, down.name, up.name, site.in_features, site.out_features, factors.rank, blocks=site.blocks
+    )

@@ -59,6 +59,11 @@ def index_graph(proto: ModelProto) -> GraphIndex:
     )
 
 
+def onnx_opset(proto: ModelProto) -> int:
+    """Return the version of ONNX's own operators that a model imports, 1 where it imports none."""
+    return max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=1)
+
+
 def nested_graphs(node: NodeProto) -> Iterator[GraphProto]:
     """Yield the bodies of a control-flow node, not those inside them."""
     for attribute in node.attribute:

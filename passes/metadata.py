@@ -25,6 +25,7 @@ class FoldedPair:
         site: The node whose weight it was.
         down, up: Initializer names of the factors.
         in_features, out_features, rank: Sizes of the original and of the fold.
+        blocks: How many matrices of that shape are stacked.
     """
 
     site: str
@@ -33,16 +34,17 @@ class FoldedPair:
     in_features: int
     out_features: int
     rank: int
+    blocks: int = 1
 
     @property
     def parameters(self) -> int:
         """Return the elements of both factors."""
-        return self.rank * (self.in_features + self.out_features)
+        return self.blocks * self.rank * (self.in_features + self.out_features)
 
     @property
     def dense_parameters(self) -> int:
         """Return the elements of the weight they stand for."""
-        return self.in_features * self.out_features
+        return self.blocks * self.in_features * self.out_features
 
 
 def read_pairs(model: Model) -> tuple[FoldedPair, ...]:

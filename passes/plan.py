@@ -19,9 +19,8 @@ def site_curves(scan: Scan, spectra: Mapping[str, Spectrum]) -> tuple[Curve, ...
     curves = []
     for site in scan.sites:
         tails = spectra[site.name].tails()
-        curves.append(
-            parameter_curve(site.name, site.in_features, site.out_features, lambda rank, t=tails: float(t[rank]))  # type: ignore[misc]
-        )
+        sizes = (site.in_features, site.out_features)
+        curves.append(parameter_curve(site.name, sizes, lambda rank, t=tails: float(t[rank]), blocks=site.blocks))  # type: ignore[misc]
     return tuple(curves)
 
 
@@ -65,13 +64,13 @@ def check_plan(plan: RankPlan, scan: Scan, *, model_digest: str) -> None:
     twice = [name for name, count in Counter(line.site for line in plan.sites).items() if count > 1]
     if twice:
         raise PlanError(f"the plan lists site {twice[0]!r} more than once; keep one line of it")
-    planned = {line.site: (line.in_features, line.out_features) for line in plan.sites}
-    found = {site.name: (site.in_features, site.out_features) for site in scan.sites}
+    planned = {line.site: (line.in_features, line.out_features, line.blocks) for line in plan.sites}
+    found = {site.name: (site.in_features, site.out_features, site.blocks) for site in scan.sites}
     if planned != found:
         odd = sorted(set(planned.items()) ^ set(found.items()))[0]
         raise PlanError(
             f"the plan has {len(planned)} sites and the model {len(found)}; the first that differs is {odd[0]!r} of"
-            f" shape {odd[1]}; use the --exclude patterns the plan was made with"
+            f" shape {odd[1][:2]}; use the --exclude patterns the plan was made with"
         )
     for line in plan.sites:
         largest = min(line.in_features, line.out_features)
@@ -95,7 +94,7 @@ def with_predictions(plan: RankPlan, spectra: Mapping[str, Spectrum]) -> RankPla
 
 def _line(site: Site, choice: Choice | None) -> SiteRank:
     rank, error = (None, 0.0) if choice is None else (choice.rank, choice.error)
-    return SiteRank(site.name, site.in_features, site.out_features, rank, error)
+    return SiteRank(site.name, site.in_features, site.out_features, rank, error, site.blocks)
 
 
 def _with_choices(plan: RankPlan, choices: Mapping[str, Choice]) -> RankPlan:

@@ -70,4 +70,5 @@ def _site_rank(entry: dict[str, Any]) -> SiteRank:
         out_features=int(entry["out_features"]),
         rank=rank,
         predicted_error=float(entry["predicted_error"]),
+        blocks=int(entry.get("blocks", 1)),
     )

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import DTypeLike, NDArray
-from onnx import ModelProto
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
 
 from rankfold.passes.graph_index import taken_names
-from rankfold.passes.site import Use
+from rankfold.passes.layout import bias_like
+from rankfold.passes.site import Site, Use
 from rankfold.values import FloatArray
 
 _FREE_C_OPSET = 11  # before it a Gemm has to have a C
+# What goes to the second node of a pair; a Conv's attributes all stay with the first.
+_SECOND = {
+    "Gemm": ("alpha", "beta"),
+    "FusedMatMul": ("alpha",),
+    "FusedGemm": ("alpha", "beta", "activation", "activation_alpha", "activation_beta", "activation_gamma"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,58 +51,103 @@ class View:
         return gs.Constant(self.fresh(wanted), np.ascontiguousarray(values))
 
 
+@dataclass(frozen=True)
+class Replacement:
+    """What stands in the place of one node.
+
+    Attributes:
+        name: What the new names derive from.
+        down, up: The factors, as the nodes read them.
+        bias: What the bias becomes, (out,), in the output's units; None leaves the bias as it is.
+    """
+
+    name: str
+    down: gs.Tensor
+    up: gs.Tensor
+    bias: FloatArray | None
+
+
 def open_view(proto: ModelProto) -> View:
     """Return a view of a model; it knows the names that graphsurgeon leaves out too, such as unread weights'."""
     graph = gs.import_onnx(proto)
     return View(graph, tuple(graph.nodes), taken_names(proto))
 
 
-def replace_node(
-    view: View, use: Use, name: str, factors: tuple[gs.Constant, gs.Constant], bias: FloatArray | None
-) -> None:
+def widened(view: View, site: Site, constant: gs.Constant) -> gs.Tensor:
+    """Return a constant in the type the site computes in, by a Cast before its first use if it is stored narrower."""
+    if site.weight.stored_type == site.weight.onnx_type:
+        return constant
+    dtype = helper.tensor_dtype_to_np_dtype(site.weight.onnx_type)
+    wide = gs.Variable(view.fresh(f"{constant.name}/wide"), dtype=dtype)
+    cast = gs.Node("Cast", view.fresh(f"{constant.name}/cast"), {"to": site.weight.onnx_type}, [constant], [wide])
+    view.graph.nodes.insert(_place_of(view.graph.nodes, view.imported[site.uses[0].node]), cast)
+    return wide
+
+
+def replace_node(view: View, site: Site, use: Use, new: Replacement) -> None:
     """Put two products in the place of one.
 
-    The factors stand on the side the weight stood on, a Gemm's transposition of the activation stays with the first
-    product, its alpha, beta and C go to the second, and the last new node keeps the old output.
-
-    Args:
-        view: The graph.
-        use: The node to replace.
-        name: What the new names derive from.
-        factors: The constants `down` and `up`, already turned where the weight stands on the left.
-        bias: What the bias becomes, (out,), in the output's units; None leaves the bias as it is.
+    The factors stand on the side the weight stood on, a Gemm's transposition of the activation and a convolution's
+    attributes stay with the first node, alpha, beta and the bias go to the second, and the last new node keeps the old
+    output.
     """
     old = view.imported[use.node]
-    output = old.outputs[0]
-    dtype = factors[0].values.dtype
-    middle = gs.Variable(view.fresh(f"{name}/down_output"), dtype=dtype)
-    first = gs.Node(old.op, view.fresh(f"{name}/down"), _first_attributes(old, use), domain=old.domain)
-    first.inputs = _operands(use, old.inputs[1 - use.weight_operand], factors[0])
-    if old.op == "Gemm" and view.graph.opset < _FREE_C_OPSET:
-        first.inputs.append(view.constant(f"{name}/zero", np.zeros(1, dtype)))
+    dtype = helper.tensor_dtype_to_np_dtype(site.weight.onnx_type)
+    middle = gs.Variable(view.fresh(f"{new.name}/down_output"), dtype=dtype)
+    first, second = _pair(view, old, use, new.name)
+    first.inputs = _operands(use, old.inputs[1 - use.weight_operand], new.down)
+    if first.op == "Gemm" and view.graph.opset < _FREE_C_OPSET:
+        first.inputs.append(view.constant(f"{new.name}/zero", np.zeros(1, dtype)))
     first.outputs = [middle]
-    second = gs.Node(old.op, view.fresh(f"{name}/up"), _second_attributes(old), domain=old.domain)
-    second.inputs = [*_operands(use, middle, factors[1]), *old.inputs[2:]]
+    second.inputs = [*_operands(use, middle, new.up), *old.inputs[2:]]
     place = _place_of(view.graph.nodes, old)
+    output = old.outputs[0]
     old.inputs.clear()
     old.outputs.clear()
     second.outputs = [output]
     view.graph.nodes[place : place + 1] = [first, second]
-    if bias is not None:
-        _set_bias(view, use, second, name, bias)
+    if new.bias is not None:
+        _set_bias(view, site, use, second, new)
 
 
-def _set_bias(view: View, use: Use, second: gs.Node, name: str, bias: FloatArray) -> None:
-    dtype = second.inputs[use.weight_operand].values.dtype
+def read_own_part(view: View, site: Site, part: gs.Tensor) -> None:
+    """Let a site that stays dense read its part of a weight that is split by itself, so that the whole may go."""
+    for use in site.uses:
+        view.imported[use.node].inputs[use.weight_operand] = part
+
+
+def _pair(view: View, old: gs.Node, use: Use, name: str) -> tuple[gs.Node, gs.Node]:
+    first = gs.Node(old.op, view.fresh(f"{name}/down"), domain=old.domain)
+    second = gs.Node(old.op, view.fresh(f"{name}/up"), domain=old.domain)
+    if old.op == "Conv":
+        first.attrs = dict(old.attrs)
+        return first, second
+    turned = "transB" if use.weight_operand == 0 else "transA"
+    first.attrs = {turned: old.attrs[turned]} if old.attrs.get(turned) else {}
+    second.attrs = _chosen(old.attrs, _SECOND.get(old.op, ()))
+    if old.op == "FusedGemm":  # without an activation function it is a Gemm
+        first.op, first.domain = "Gemm", None
+    return first, second
+
+
+def _chosen(attributes: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: attributes[name] for name in names if name in attributes}
+
+
+def _set_bias(view: View, site: Site, use: Use, second: gs.Node, new: Replacement) -> None:
+    name, bias = new.name, new.bias
+    assert bias is not None  # the caller asked
+    dtype = helper.tensor_dtype_to_np_dtype(site.weight.onnx_type)
     if use.bias is not None:
         holder = second if use.bias.node == use.node else view.imported[use.bias.node]
-        values = _shaped(bias / use.bias.scale, use.bias.trace.shape, use, dtype)
+        values = bias_like(use, site, bias / use.bias.scale).astype(dtype)
         holder.inputs[use.bias.operand] = view.constant(f"{name}/bias", values)
         return
-    constant = view.constant(f"{name}/bias", _shaped(bias, (), use, dtype))
+    constant = view.constant(f"{name}/bias", bias_like(use, site, bias).astype(dtype))
     if use.centred == "gemm":
         second.inputs = [*second.inputs[:2], constant]
-        second.attrs["beta"] = 1.0
+        if second.op != "Conv":
+            second.attrs["beta"] = 1.0
         return
     output = second.outputs[0]
     product = gs.Variable(view.fresh(f"{name}/up_output"), dtype=dtype)
@@ -103,25 +156,8 @@ def _set_bias(view: View, use: Use, second: gs.Node, name: str, bias: FloatArray
     view.graph.nodes.insert(_place_of(view.graph.nodes, second) + 1, added)
 
 
-def _operands(use: Use, activation: gs.Tensor, factor: gs.Constant) -> list[gs.Tensor]:
+def _operands(use: Use, activation: gs.Tensor, factor: gs.Tensor) -> list[gs.Tensor]:
     return [factor, activation] if use.weight_operand == 0 else [activation, factor]
-
-
-def _first_attributes(old: gs.Node, use: Use) -> dict[str, int]:
-    """Return what the first Gemm needs to read the activation as the old one did."""
-    name = "transB" if use.weight_operand == 0 else "transA"
-    return {name: old.attrs[name]} if old.attrs.get(name) else {}
-
-
-def _second_attributes(old: gs.Node) -> dict[str, float]:
-    return {name: old.attrs[name] for name in ("alpha", "beta") if name in old.attrs}
-
-
-def _shaped(bias: FloatArray, like: tuple[int, ...], use: Use, dtype: DTypeLike) -> NDArray[np.generic]:
-    """Return the bias with as many axes as the constant it replaces, its values along the feature axis."""
-    shape = [1] * max(len(like), -use.feature_axis)
-    shape[use.feature_axis] = len(bias)
-    return bias.reshape(shape).astype(dtype)
 
 
 def _place_of(nodes: list[gs.Node], wanted: gs.Node) -> int:

@@ -53,13 +53,15 @@ def about(moments: SideMoments, points: tuple[FloatArray, ...]) -> FloatArray:
     return moments.covariance + sum((share * np.outer(a, a) for share, a in pairs), np.zeros_like(moments.second))
 
 
-def side_moments(model: Model, index: GraphIndex, site: Site, collected: Mapping[Request, Moments]) -> SideMoments:
-    """Return a site's moments; those of an output lose their bias and the Gemm's alpha on the way.
+def side_moments(
+    model: Model, index: GraphIndex, site: Site, collected: Mapping[Request, Moments], *, block: int = 0
+) -> SideMoments:
+    """Return a site's moments, or one block's of a stack; an output's lose bias and the Gemm's alpha on the way.
 
     With `y = s z + b`: `E[z zᵀ] = (E[y yᵀ] - b E[y]ᵀ - E[y] bᵀ + b bᵀ) / s²`. What cancels there leaves rounding of
     the size of `E[y yᵀ]`.
     """
-    found = [collected[request] for request in site.requests]
+    found = [collected[request] for request in site.block_requests(block)]
     count = sum(moments.count for moments in found)
     shares = tuple(moments.count / count for moments in found)
     if site.side == "input":

@@ -7,6 +7,7 @@ covariance and the bias takes up the mean: `b' = b + (E[y] - b)(I - V_r V_rᵀ)`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,8 @@ class Spectrum:
     Attributes:
         values: Energy per direction, ≥ 0, (k,), k = min(in, out); about the mean where centred. Falling, but where
             damping put directions in another order.
-        vectors: Orthonormal columns `V`, (out, k), each with its largest component positive.
+        vectors: Orthonormal columns `V`, (out, k), each with its largest component positive; (blocks, out, k) for a
+            stack of matrices.
         means: E[x W] of each use, (out,); zeros where not centred.
         centred: Whether the mean was taken out.
         damping: λ added to the input's second moment; 0 where rows sufficed.
@@ -59,7 +61,7 @@ class Spectrum:
         """Return how many directions stand above the rounding of the sums; nothing below is known to be lossless."""
         if not self.energy:
             return 0
-        return int((self.values > len(self.vectors) * FLOAT32_NOISE * self.values.max()).sum())
+        return int((self.values > self.vectors.shape[-2] * FLOAT32_NOISE * self.values.max()).sum())
 
     def tails(self) -> FloatArray:
         """Return the share of the energy that each rank 0..k loses, (k + 1,), falling from 1 to 0."""
@@ -99,17 +101,36 @@ def spectrum(weight: FloatArray, moments: SideMoments, *, centred: bool) -> Spec
     )
 
 
+def stacked(parts: Sequence[Spectrum]) -> Spectrum:
+    """Return the bases of stacked matrices as one: each keeps its own directions, and all keep as many."""
+    return Spectrum(
+        values=np.sum([part.values for part in parts], axis=0),
+        vectors=np.stack([part.vectors for part in parts]),
+        means=(),
+        centred=False,
+        damping=max(part.damping for part in parts),
+        rows=min(part.rows for part in parts),
+    )
+
+
 def measured_tails(weight: FloatArray, basis: Spectrum, calibration: SideMoments, other: SideMoments) -> FloatArray:
     """Return the share of the output energy that each rank 0..k loses on other rows than the basis was made from.
 
     The energy is taken about the calibration's mean where the basis is centred, since that is what the bias makes up
     for. Shape (k + 1,).
     """
-    matrix = about(other, calibration.means) if basis.centred else other.second
-    carried = _carried(weight, basis.vectors, matrix, of_input=other.of_input)
-    whole = float(np.einsum("ij,ij->", weight, matrix @ weight) if other.of_input else np.trace(matrix))
-    lost = whole - np.concatenate([[0.0], np.cumsum(carried)])
+    lost, whole = lost_energy(weight, basis.vectors, calibration.means if basis.centred else None, other)
     return np.clip(lost / whole, 0.0, None) if whole > 0 else np.zeros_like(lost)
+
+
+def lost_energy(
+    weight: FloatArray, vectors: FloatArray, means: tuple[FloatArray, ...] | None, other: SideMoments
+) -> tuple[FloatArray, float]:
+    """Return the output energy that each rank 0..k loses, (k + 1,), and the whole, about `means` or about zero."""
+    matrix = other.second if means is None else about(other, means)
+    carried = _carried(weight, vectors, matrix, of_input=other.of_input)
+    whole = float(np.einsum("ij,ij->", weight, matrix @ weight) if other.of_input else np.trace(matrix))
+    return whole - np.concatenate([[0.0], np.cumsum(carried)]), whole
 
 
 def _carried(weight: FloatArray, vectors: FloatArray, matrix: FloatArray, *, of_input: bool) -> FloatArray:
@@ -140,10 +161,14 @@ def _from_input(weight: FloatArray, matrix: FloatArray, damping: float) -> tuple
 
 
 def _from_output(weight: FloatArray, matrix: FloatArray, damping: float) -> tuple[FloatArray, FloatArray]:
+    """Return eigenvalues and eigenvectors of the output's moment; where `W` is wide, within its row space."""
     damped = matrix + damping * (weight.T @ weight) if damping else matrix
-    values, vectors = linalg.eigh(damped)
-    kept = min(weight.shape)
-    return values[::-1][:kept], vectors[:, ::-1][:, :kept]
+    if weight.shape[0] >= weight.shape[1]:
+        values, vectors = linalg.eigh(damped)
+        return values[::-1], vectors[:, ::-1]
+    rows, _ = linalg.qr(weight.T, mode="economic")
+    values, inner = linalg.eigh(rows.T @ damped @ rows)
+    return values[::-1], rows @ inner[:, ::-1]
 
 
 def _with_fixed_signs(vectors: FloatArray) -> FloatArray:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from rankfold.passes.graph_index import onnx_opset
 from rankfold.passes.model_file import Model
 from rankfold.values import Request, TapNames, Tapped
 
@@ -22,6 +23,7 @@ _OFFSET = f"{_PREFIX}/offset"
 _MASK_ROWS = f"{_PREFIX}/mask_rows"
 _COLUMN, _FIRST_AXIS, _END = f"{_PREFIX}/column", f"{_PREFIX}/first_axis", f"{_PREFIX}/end"
 _ROWS_ONLY, _ONE_COLUMN = f"{_PREFIX}/rows_only", f"{_PREFIX}/one_column"
+_FILLED_OPSET = 9  # ConstantOfShape and Where exist from here on
 OLDEST_STRIDED_OPSET = 10  # Slice knows steps, and Mod exists, from here on
 
 
@@ -30,7 +32,7 @@ class TapSetting:
     """How one tensor is summed.
 
     Attributes:
-        features, rank: Extent of the feature axis, and number of axes, as a probe saw them.
+        features, rank: Extent of the feature axis, and number of axes of the tensor, as a probe saw them.
         stride: Every how many rows one is taken.
         masked: Whether its rows follow the mask input.
         wide: Whether the tensor is float64; everything else is summed in float32.
@@ -67,7 +69,7 @@ def tap(model: Model, settings: Mapping[Request, TapSetting], *, mask: str | Non
     if mask is not None:
         graph.node.append(helper.make_node("Reshape", [mask, _COLUMN], [_MASK_ROWS]))
     taps = {
-        request: _add_tap(graph, request, setting, f"{_PREFIX}/{number}")
+        request: _add_tap(graph, request, setting, (f"{_PREFIX}/{number}", onnx_opset(model.proto)))
         for number, (request, setting) in enumerate(settings.items())
     }
     return Tapped(model.path, addition.SerializeToString(deterministic=True), taps, _OFFSET)
@@ -82,9 +84,12 @@ _CONSTANTS = {
 }
 
 
-def _add_tap(graph: GraphProto, request: Request, setting: TapSetting, prefix: str) -> TapNames:
+def _add_tap(graph: GraphProto, request: Request, setting: TapSetting, place: tuple[str, int]) -> TapNames:
+    prefix, opset = place
     for name, value in (("stride", [setting.stride]), ("flat", [-1, setting.features])):
         graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), f"{prefix}/{name}"))
+    if request.block is not None:
+        graph.initializer.append(numpy_helper.from_array(np.array(request.block, np.int64), f"{prefix}/block"))
     dtype = "float64" if setting.wide else "float32"
     pilot = np.array(setting.pilot or [0.0] * setting.features, dtype)
     graph.initializer.append(numpy_helper.from_array(pilot, f"{prefix}/pilot"))
@@ -93,7 +98,14 @@ def _add_tap(graph: GraphProto, request: Request, setting: TapSetting, prefix: s
     # A Gemm without C is legal only from opset 11 on.
     graph.initializer.append(numpy_helper.from_array(np.zeros(1, dtype), zero))
     graph.node.extend(_taken_rows(request, setting, prefix))
-    graph.node.extend(_masked(setting, prefix) if setting.masked else _unmasked(setting, prefix))
+    if setting.masked:
+        graph.node.extend(_masked(setting, prefix))
+    elif opset < _FILLED_OPSET:
+        graph.initializer.append(numpy_helper.from_array(np.zeros((setting.features, 1), dtype), f"{prefix}/nothing"))
+        graph.initializer.append(numpy_helper.from_array(np.ones(1, dtype), f"{prefix}/one"))
+        graph.node.append(helper.make_node("Gemm", [rows, f"{prefix}/nothing", f"{prefix}/one"], [weights]))
+    else:
+        graph.node.extend(_unmasked(setting, prefix))
     for left, right, name in ((rows, rows, names.gram), (weights, rows, names.total), (weights, weights, names.count)):
         graph.node.append(helper.make_node("Gemm", [left, right, zero], [name], transA=1))
         graph.output.append(helper.make_tensor_value_info(name, setting.onnx_type, None))
@@ -102,9 +114,13 @@ def _add_tap(graph: GraphProto, request: Request, setting: TapSetting, prefix: s
 
 def _taken_rows(request: Request, setting: TapSetting, prefix: str) -> list[NodeProto]:
     """Flatten the tensor to (rows, features), take every stride-th row, and widen it to the type of the sums."""
-    nodes, source = [], request.tensor
-    if request.feature_axis == -2:
-        order = [*range(setting.rank - 2), setting.rank - 1, setting.rank - 2]
+    nodes, source, rank = [], request.tensor, setting.rank
+    if request.block is not None:
+        nodes.append(helper.make_node("Gather", [source, f"{prefix}/block"], [f"{prefix}/matrix"], axis=rank - 3))
+        source, rank = f"{prefix}/matrix", rank - 1
+    axis = request.feature_axis % rank
+    if axis != rank - 1:
+        order = [*(place for place in range(rank) if place != axis), axis]
         nodes.append(helper.make_node("Transpose", [source], [f"{prefix}/turned"], perm=order))
         source = f"{prefix}/turned"
     nodes.append(helper.make_node("Reshape", [source, f"{prefix}/flat"], [f"{prefix}/all"]))

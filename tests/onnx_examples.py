@@ -88,9 +88,10 @@ def run(model: Path | ModelProto, feed: Feed, *outputs: str) -> list[Array]:
     return session.run(list(outputs) or None, feed)  # type: ignore[no-any-return]
 
 
-def rows_of(array: Array, axis: int = -1) -> NDArray[np.float64]:
-    """Return a tensor as rows (n, features) in float64, its features on `axis`."""
-    turned = array if axis == -1 else array.swapaxes(-1, -2)
+def rows_of(array: Array, axis: int = -1, block: int | None = None) -> NDArray[np.float64]:
+    """Return a tensor, or one matrix of a stack, as rows (n, features) in float64, its features on `axis`."""
+    chosen = array if block is None else array[..., block, :, :]
+    turned = np.moveaxis(chosen, axis, -1)
     return turned.reshape(-1, turned.shape[-1]).astype(np.float64)
 
 
@@ -103,13 +104,13 @@ def collected(model: Model, scan: Scan, feed: Feed) -> dict[Request, Moments]:
     """Return what the sites ask for, by exposing each tensor and summing in numpy: no tap takes part."""
     tensors = list(dict.fromkeys(request.tensor for request in scan.requests))
     values = dict(zip(tensors, run(model.path, feed, *tensors), strict=True)) if tensors else {}
-    return {request: sums(rows_of(values[request.tensor], request.feature_axis)) for request in scan.requests}
+    return {r: sums(rows_of(values[r.tensor], r.feature_axis, r.block)) for r in scan.requests}
 
 
 def plan_of(model: Model, scan: Scan, rank: int | None) -> RankPlan:
     """Return a plan that gives every site the same rank; None means full rank."""
     lines = (
-        SiteRank(s.name, s.in_features, s.out_features, rank or min(s.in_features, s.out_features), 0.0)
+        SiteRank(s.name, s.in_features, s.out_features, rank or min(s.in_features, s.out_features), 0.0, s.blocks)
         for s in scan.sites
     )
     return RankPlan(model.digest, "by hand", scan.fixed_parameters, scan.fixed_dense_parameters, tuple(lines))

@@ -26,7 +26,7 @@ def curve(name: str, fan_in: int, fan_out: int, seed: int) -> Curve:
     """Return the curve of a spectrum that falls at random."""
     values = np.sort(np.random.default_rng(seed).exponential(size=min(fan_in, fan_out)))[::-1]
     tails = np.append(np.cumsum(values[::-1])[::-1] / values.sum(), 0.0)
-    return parameter_curve(name, fan_in, fan_out, lambda rank: float(tails[rank]))
+    return parameter_curve(name, (fan_in, fan_out), lambda rank: float(tails[rank]))
 
 
 @st.composite

@@ -76,13 +76,13 @@ def test_a_head_that_lacks_something_is_told(part: str, tmp_path: Path) -> None:
 
 
 def test_another_schema_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationDataError, match=r"not a calibration \(schema_version is 2, expected 1\)"):
-        load_calibration(rewritten(tmp_path / "c.npz", schema_version=2))
+    with pytest.raises(CalibrationDataError, match=r"not a calibration \(schema_version is 1, expected 2\)"):
+        load_calibration(rewritten(tmp_path / "c.npz", schema_version=1))
 
 
 def test_a_head_with_more_requests_than_sums_is_told(tmp_path: Path) -> None:
     with pytest.raises(CalibrationDataError, match="not a calibration"):
-        load_calibration(rewritten(tmp_path / "c.npz", requests=[["x", -1, 1]] * 3))
+        load_calibration(rewritten(tmp_path / "c.npz", requests=[["x", -1, None, 1]] * 3))
 
 
 # numpy leaves a damaged archive open until it is collected: not what is asked here.

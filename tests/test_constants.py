@@ -15,6 +15,7 @@ from rankfold.passes.model_file import Model
 
 WEIGHT = gaussian(6, 4, scale=1.0)
 INTS = {"to_4_6": np.array([4, 6]), "keep_infer": np.array([0, -1]), "to_24": np.array([24]), "bad": np.array([5, 5])}
+INTS |= {"ends": np.array([0, -1]), "last": np.array([-1]), "sizes": np.array([4, 2])}
 
 CHAINS = {  # body that ends in `c`, and the steps from the root
     "c = Identity(w)": (),
@@ -26,10 +27,19 @@ CHAINS = {  # body that ends in `c`, and the steps from the root
     "c = Cast<to=1>(w)": (),
     "a = Cast<to=10>(w) c = Cast<to=1>(a)": (("Cast", (TensorProto.FLOAT16,)), ("Cast", (TensorProto.FLOAT,))),
     "c = Reshape(w, to_4_6)": (("Reshape", (4, 6)),),
-    "c = Reshape(w, keep_infer)": (("Reshape", (6, 4)),),
+    "c = Reshape(w, keep_infer)": (),
     "s = Constant<value_ints=[2,12]>() c = Reshape(w, s)": (("Reshape", (2, 12)),),
     "s = Constant<value_ints=[-1,8]>() c = Reshape(w, s)": (("Reshape", (3, 8)),),
-    "a = Transpose(w) c = Reshape(a, keep_infer)": (("Transpose", (1, 0)), ("Reshape", (4, 6))),
+    "a = Transpose(w) c = Reshape(a, keep_infer)": (("Transpose", (1, 0)),),
+    "c = Flatten<axis=0>(w)": (("Reshape", (1, 24)),),
+    "c = Flatten<axis=-1>(w)": (),
+    "c = Unsqueeze(w, ends)": (("Reshape", (1, 6, 4, 1)),),
+    "a = Unsqueeze(w, ends) c = Squeeze(a)": (("Reshape", (1, 6, 4, 1)), ("Reshape", (6, 4))),
+    "a = Unsqueeze(w, ends) c = Squeeze(a, last)": (("Reshape", (1, 6, 4, 1)), ("Reshape", (1, 6, 4))),
+    "c, d = Split<axis=1>(w)": (("Split", (1, 0, 2)),),
+    "d, c = Split<axis=-2>(w, sizes)": (("Split", (0, 4, 6)),),
+    "d, e, c = Split<axis=0>(w)": (("Split", (0, 4, 6)),),
+    "a = Transpose(w) d, c = Split(a)": (("Transpose", (1, 0)), ("Split", (0, 2, 4))),
     "a = Reshape(w, to_24) b = Reshape(a, to_4_6) c = Transpose(b)": (
         ("Reshape", (24,)),
         ("Reshape", (4, 6)),

@@ -139,7 +139,7 @@ def test_a_chain_goes_with_its_weight(chain: str, gone: set[str], tmp_path: Path
     assert relative(run(result, feed)[0], run(model.path, feed)[0]) < NEAR["float"]
 
 
-@pytest.mark.parametrize("opset", [9, 10, 11, 13, 17, 21, 23])
+@pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 13, 17, 21, 23])
 @pytest.mark.parametrize("nodes", ["y = Gemm<transB=1>(x, w, b)", "p = MatMul(x, v) y = Add(p, b)", "y = MatMul(x, v)"])
 def test_every_opset_folds(opset: int, nodes: str, tmp_path: Path) -> None:
     header = f'<ir_version: {4 if opset < 10 else 8}, opset_import: ["" : {opset}]>'

@@ -124,4 +124,4 @@ def test_nan_weights_are_told_as_such(tmp_path: Path) -> None:
 
 def test_a_pattern_that_matches_nothing_is_warned_of(tmp_path: Path) -> None:
     found = analyze(mlp(tmp_path / "m.onnx"), options=Options(exclude=("fc1", "nosuch*")))
-    assert found.warnings == ("--exclude 'nosuch*' matches no node",)
+    assert found.warnings == ("--exclude 'nosuch*' matches no node, operator or weight",)

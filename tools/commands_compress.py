@@ -12,11 +12,11 @@ from rankfold.tools.options import (
     Budget,
     CalibrationOptions,
     CompressFiles,
-    Exclusion,
     Limits,
     OutputChoice,
     PlanFile,
     RunOptions,
+    Selection,
     ShowOptions,
     check_one_request,
     stage_options,
@@ -27,7 +27,7 @@ from rankfold.values import RankPlan
 
 _NO_BUDGET = Budget()
 _NO_PLAN = PlanFile()
-_NO_EXCLUSION = Exclusion()
+_ALL = Selection()
 _ALL_OUTPUTS = OutputChoice()
 _CALIBRATION = CalibrationOptions()
 _NO_LIMITS = Limits()
@@ -42,7 +42,7 @@ def compress(
     files: CompressFiles,
     budget: Budget = _NO_BUDGET,
     plan_file: PlanFile = _NO_PLAN,
-    exclusion: Exclusion = _NO_EXCLUSION,
+    selection: Selection = _ALL,
     choice: OutputChoice = _ALL_OUTPUTS,
     calibration: CalibrationOptions = _CALIBRATION,
     limits: Limits = _NO_LIMITS,
@@ -64,7 +64,7 @@ def compress(
         plan=read_plan(plan_file.plan) if plan_file.plan else None,
         report=files.report,
     )
-    options = stage_options(run=run, calibration=calibration, exclusion=exclusion, choice=choice)
+    options = stage_options(run=run, calibration=calibration, selection=selection, choice=choice)
     done = run_compression(request, limits=limits, options=options, quiet=show.quiet)
     print_warnings(done.report.warnings)
     if show.json:

@@ -14,8 +14,8 @@ from rankfold.passes.write_model import check_no_input, check_writable
 from rankfold.tools.options import (
     Budget,
     CalibrationOptions,
-    Exclusion,
     RunOptions,
+    Selection,
     ShowOptions,
     chosen_budget,
     stage_options,
@@ -28,7 +28,7 @@ from rankfold.tools.run_notes import note_output_folder
 from rankfold.tools.tables import analysis_table, plan_table, skipped_table
 
 _NO_BUDGET = Budget()
-_NO_EXCLUSION = Exclusion()
+_ALL = Selection()
 _CALIBRATION = CalibrationOptions()
 _RUN = RunOptions()
 _SHOW = ShowOptions()
@@ -39,7 +39,7 @@ def analyze(
     /,
     *,
     data: Path | None = None,
-    exclusion: Exclusion = _NO_EXCLUSION,
+    selection: Selection = _ALL,
     calibration: CalibrationOptions = _CALIBRATION,
     run: RunOptions = _RUN,
     show: ShowOptions = _SHOW,
@@ -51,7 +51,7 @@ def analyze(
         data: Calibration data; with it, the ranks that hold most of each output's energy are listed too.
     """
     with shown_progress(quiet=show.quiet) as progress:
-        options = stage_options(run=run, calibration=calibration, exclusion=exclusion, progress=progress)
+        options = stage_options(run=run, calibration=calibration, selection=selection, progress=progress)
         found = pipeline.analyze(model, data, options=options)
     print_warnings(found.warnings)
     if show.json:
@@ -72,7 +72,7 @@ def calibrate(
     *,
     data: Path,
     out: Annotated[Path, Parameter(name="-o")],
-    exclusion: Exclusion = _NO_EXCLUSION,
+    selection: Selection = _ALL,
     calibration: CalibrationOptions = _CALIBRATION,
     run: RunOptions = _RUN,
     show: ShowOptions = _SHOW,
@@ -88,7 +88,7 @@ def calibrate(
     check_no_input(out, (model, data))
     note_output_folder(out.parent)
     with shown_progress(quiet=show.quiet) as progress:
-        options = stage_options(run=run, calibration=calibration, exclusion=exclusion, progress=progress)
+        options = stage_options(run=run, calibration=calibration, selection=selection, progress=progress)
         found = pipeline.calibrate(model, data, options=options)
     pipeline.save_calibration(found, out)
     if show.json:
@@ -106,7 +106,7 @@ def plan(
     calibration: Path,
     out: Annotated[Path, Parameter(name="-o")],
     budget: Budget = _NO_BUDGET,
-    exclusion: Exclusion = _NO_EXCLUSION,
+    selection: Selection = _ALL,
     show: ShowOptions = _SHOW,
 ) -> int:
     """Choose a rank for every site and save the plan; its ranks may be edited by hand.
@@ -123,7 +123,7 @@ def plan(
         model,
         pipeline.load_calibration(calibration),
         budget=wanted,
-        options=Options(exclude=exclusion.exclude),
+        options=Options(include=selection.include, exclude=selection.exclude),
     )
     write_text(out, plan_to_json(made))
     if show.json:

@@ -82,11 +82,16 @@ class CompressFiles:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Exclusion:
-    """Nodes to leave alone."""
+class Selection:
+    """Which nodes are folded."""
+
+    include: Annotated[tuple[str, ...], Parameter(group=_SCOPE, negative="", show_default=False)] = ()
+    """Fold only what matches this pattern (*, ?, [abc]) by node name, operator or weight name; only that counts in
+    --keep. May be given again."""
 
     exclude: Annotated[tuple[str, ...], Parameter(group=_SCOPE, negative="", show_default=False)] = ()
-    """Leave the nodes whose names match this pattern (*, ?, [abc]) as they are; may be given again."""
+    """Leave what matches this pattern as it is, by node name, operator or weight name; it still counts in --keep. May
+    be given again."""
 
 
 @Parameter(name="*")
@@ -178,7 +183,7 @@ def stage_options(
     *,
     run: RunOptions,
     calibration: CalibrationOptions | None = None,
-    exclusion: Exclusion | None = None,
+    selection: Selection | None = None,
     choice: OutputChoice | None = None,
     progress: Progress = silent,
 ) -> Options:
@@ -190,7 +195,8 @@ def stage_options(
         holdout=data.holdout,
         seed=data.seed,
         mask=data.mask,
-        exclude=exclusion.exclude if exclusion else (),
+        include=selection.include if selection else (),
+        exclude=selection.exclude if selection else (),
         outputs=choice.output if choice else (),
         progress=progress,
     )

@@ -16,7 +16,7 @@ from rankfold.errors import CalibrationDataError
 from rankfold.passes.write_model import whole_file_reported
 from rankfold.values import Calibration, Moments, Request
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SIDES = ("moments", "held_out")
 # What numpy, zipfile and json raise on damaged files.
 _DAMAGE = (
@@ -49,7 +49,7 @@ def save_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> 
         "samples": calibration.samples,
         "held_out_samples": calibration.held_out_samples,
         "settings": calibration.settings,
-        "requests": [[r.tensor, r.feature_axis, calibration.row_strides[r]] for r in requests],
+        "requests": [[r.tensor, r.feature_axis, r.block, calibration.row_strides[r]] for r in requests],
     }
     arrays: dict[str, Any] = {"head": np.array(json.dumps(head))}
     for side in _SIDES:
@@ -84,14 +84,14 @@ def _read(archive: Any) -> Calibration:
     head = json.loads(str(archive["head"]))
     if head["schema_version"] != _SCHEMA_VERSION:
         raise ValueError(f"schema_version is {head['schema_version']}, expected {_SCHEMA_VERSION}")
-    requests = [Request(tensor, axis) for tensor, axis, _ in head["requests"]]
+    requests = [Request(tensor, axis, block) for tensor, axis, block, _ in head["requests"]]
     return Calibration(
         model_digest=head["model_digest"],
         moments=_moments(archive, "moments", requests),
         held_out=_moments(archive, "held_out", requests),
         samples=head["samples"],
         held_out_samples=head["held_out_samples"],
-        row_strides={request: entry[2] for request, entry in zip(requests, head["requests"], strict=True)},
+        row_strides={request: entry[3] for request, entry in zip(requests, head["requests"], strict=True)},
         settings=head["settings"],
     )
 

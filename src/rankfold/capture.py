@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rankfold.errors import CalibrationDataError
 from rankfold.options import Options
@@ -158,24 +159,30 @@ def _most(wanted: int | None, opset: int) -> int | None:
 
 
 def _setting(request: Request, seen: Seen, padding: int | None, units: float | None, stride: int | None) -> TapSetting:
-    features = seen.shape[request.feature_axis]
-    rows = math.prod(seen.shape) // max(features, 1)
+    values = _rows(request, seen.values)
+    rows, features = values.shape
     if stride is None:
         stride = 1 if units is None else int(units * rows / (ROWS_PER_FEATURE * max(features, 1)))
         stride = min(max(stride, 1), LARGEST_STRIDE, max(rows, 1))
     return TapSetting(
         features=features,
         rank=len(seen.shape),
-        pilot=_pilot(request, seen),
+        pilot=_pilot(values),
         stride=stride,
         masked=padding is not None and rows == padding,
         wide=seen.dtype == "float64",
     )
 
 
-def _pilot(request: Request, seen: Seen) -> tuple[float, ...]:
+def _rows(request: Request, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return what was seen of a tensor as rows (n, features)."""
+    chosen = values if request.block is None else np.take(values, request.block, axis=-3)
+    features = chosen.shape[request.feature_axis]
+    return np.moveaxis(chosen, request.feature_axis, -1).reshape(-1, features)
+
+
+def _pilot(rows: NDArray[np.generic]) -> tuple[float, ...]:
     """Return the mean row of the probe, 0 where that is not finite."""
-    rows = np.moveaxis(seen.values, request.feature_axis, -1).reshape(-1, seen.shape[request.feature_axis])
     with np.errstate(all="ignore"):
         mean = rows.astype(np.float64).mean(axis=0)
     return tuple(np.where(np.abs(mean) < np.finfo(np.float32).max, mean, 0.0).tolist())

@@ -56,9 +56,18 @@ def site_spectra(
 ) -> tuple[dict[str, Spectrum], tuple[str, ...]]:
     """Return each site's basis, and warnings: of sites that stand on too few rows, of patterns that match nothing."""
     spectra, warnings = {}, []
-    unmatched = (f"--exclude {pattern!r} matches no node" for pattern in unmatched_patterns(scan, options.exclude))
     with limited_threads():
         for site in options.progress(scan.sites, "bases", len(scan.sites)):
             spectra[site.name] = site_basis(model, scan, site, calibration.moments)
             warnings.append(rows_warning(site, side_moments(model, scan.index, site, calibration.moments)))
-    return spectra, (*unmatched, *filter(None, warnings))
+    return spectra, (*pattern_warnings(scan, options), *filter(None, warnings))
+
+
+def pattern_warnings(scan: Scan, options: Options) -> tuple[str, ...]:
+    """Return a warning for each pattern that matches nothing, which is likely misspelt."""
+    given = {"--include": options.include, "--exclude": options.exclude}
+    return tuple(
+        f"{name} {pattern!r} matches no node, operator or weight"
+        for name, patterns in given.items()
+        for pattern in unmatched_patterns(scan, patterns)
+    )

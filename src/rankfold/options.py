@@ -35,7 +35,9 @@ class Options:
         seed: Of the split, of the row offsets and of the self-check.
         mask: Input of shape (batch, tokens), zero where a token is padding: its rows do not count.
         provider: `cpu` or `cuda`; asked for and not there is an error.
-        exclude: Shell-style patterns of node names to leave alone.
+        include: Shell-style patterns of node names, operators or weight names; given any, only what they match is
+            folded, and only that counts in a share.
+        exclude: Such patterns of what to leave alone; it counts in every share.
         outputs: Outputs to compare; empty for all.
         row_stride: Every how many rows one is summed; None chooses by the number of rows there are.
         latency_rounds: Timed rounds per batch size; 0 leaves timing out.
@@ -48,6 +50,7 @@ class Options:
     seed: int = 0
     mask: str | None = None
     provider: Provider = "cpu"
+    include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     row_stride: int | None = None

@@ -11,7 +11,7 @@ from rankfold import __version__
 from rankfold.calibration_file import load_calibration as load_calibration
 from rankfold.calibration_file import save_calibration as save_calibration
 from rankfold.capture import capture
-from rankfold.decide import Decision, decide, site_spectra
+from rankfold.decide import Decision, decide, pattern_warnings, site_spectra
 from rankfold.errors import ModelError, PlanError
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
 from rankfold.measures import site_summaries, sizes, versions
@@ -20,7 +20,7 @@ from rankfold.passes.fold import fold
 from rankfold.passes.model_file import Model, input_specs, load_model, output_names
 from rankfold.passes.plan import check_plan, site_curves
 from rankfold.passes.plan import make_plan as plan_for
-from rankfold.passes.sites import Scan, find_sites, unmatched_patterns
+from rankfold.passes.sites import Scan, find_sites
 from rankfold.passes.spectrum import Spectrum
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
 from rankfold.proof import first_batch, latencies, self_check
@@ -51,7 +51,7 @@ def analyze(model: PathLike, data: DataLike | None = None, *, options: Options =
     """
     loaded, scan = _opened(model, options)
     spectra: dict[str, Spectrum] = {}
-    warnings = tuple(f"--exclude {pattern!r} matches no node" for pattern in unmatched_patterns(scan, options.exclude))
+    warnings = pattern_warnings(scan, options)
     if data is not None:
         calibration = _captured(loaded, scan, data, options)
         spectra, warnings = site_spectra(loaded, scan, calibration, options)
@@ -180,7 +180,7 @@ def _budget(keep: float | None, energy: float | None, plan: RankPlan | None) -> 
 
 def _opened(model: PathLike, options: Options) -> tuple[Model, Scan]:
     loaded = load_model(model)
-    return loaded, find_sites(loaded, exclude=options.exclude)
+    return loaded, find_sites(loaded, include=options.include, exclude=options.exclude)
 
 
 def _check_outputs(model: Model, options: Options) -> None:
@@ -210,7 +210,7 @@ def _report(model: Model, scan: Scan, decision: Decision, places: tuple[Path, Pa
         source_digest=model.digest,
         output_digest=written.digest,
         versions=versions(),
-        settings=calibration.settings | {"made_by": plan.made_by, "exclude": ", ".join(options.exclude) or None},
+        settings=calibration.settings | {"made_by": plan.made_by, **_patterns(options)},
         changed=bool(plan.folded),
         plan=plan,
         linear_parameters=linear,
@@ -225,3 +225,8 @@ def _report(model: Model, scan: Scan, decision: Decision, places: tuple[Path, Pa
         skipped=scan.skipped,
         warnings=decision.warnings,
     )
+
+
+def _patterns(options: Options) -> dict[str, str | None]:
+    """Return what was included and excluded, for the report."""
+    return {"include": ", ".join(options.include) or None, "exclude": ", ".join(options.exclude) or None}

@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 Feed = dict[str, NDArray[np.generic]]
 """One batch: input name to array."""
 
-FeatureAxis = Literal[-1, -2]
+FeatureAxis = Literal[-1, -2, 1]
 Provider = Literal["cpu", "cuda"]
 
 
@@ -38,10 +38,17 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Request:
-    """Ask for the second moment and mean of the rows of a tensor whose features lie on `feature_axis`."""
+    """Ask for the second moment and mean of the rows of a tensor.
+
+    Attributes:
+        tensor: Its name.
+        feature_axis: Where its features lie; 1 for the channels of a convolution.
+        block: Of a stack of matrices along the axis before the last two, the one that is meant; None for all rows.
+    """
 
     tensor: str
     feature_axis: FeatureAxis = -1
+    block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +176,7 @@ class SiteRank:
 
     Attributes:
         predicted_error: Share of the site's output energy lost on the calibration rows, in [0, 1].
+        blocks: How many matrices of that shape are stacked; they have one rank.
     """
 
     site: str
@@ -176,18 +184,19 @@ class SiteRank:
     out_features: int
     rank: int | None
     predicted_error: float
+    blocks: int = 1
 
     @property
     def dense_parameters(self) -> int:
         """Return the weight's parameters before."""
-        return self.in_features * self.out_features
+        return self.blocks * self.in_features * self.out_features
 
     @property
     def parameters(self) -> int:
         """Return the parameters that the site keeps."""
         if self.rank is None:
             return self.dense_parameters
-        return self.rank * (self.in_features + self.out_features)
+        return self.blocks * self.rank * (self.in_features + self.out_features)
 
 
 @dataclass(frozen=True)
