@@ -54,12 +54,21 @@ class Model:
         proto: Its content, never changed; large weights are references, to external files or to the file itself.
         inside: Names of the weights that lie in the file itself.
         digest: sha256 over the file and its external data files, as hexadecimal text.
+        original: The model this one was made of by putting local functions in line; None for a file as it was given.
+        inlined: Those functions, as `domain:name`.
     """
 
     path: Path
     proto: onnx.ModelProto
     inside: frozenset[str]
     digest: str
+    original: Model | None = None
+    inlined: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> Model:
+        """Return the model as it was given."""
+        return self.original or self
 
     @property
     def size_bytes(self) -> int:

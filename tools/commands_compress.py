@@ -71,6 +71,8 @@ def compress(
         print_json(report_to_json(done.report, limits=done.limits, commands=done.commands))
         return exit_code(done.limits)
     print_compression(done)
+    if done.report.inlined:
+        print_text(f"Local functions put in line: {', '.join(done.report.inlined)}")
     if files.report:
         print_text(f"Report: {files.report / 'report.md'}\nCheck it with Polygraphy:")
         print_text("\n".join(f"  {command}" for command in done.commands))

@@ -61,6 +61,8 @@ def analyze(
     if found.skipped:
         print_tables(skipped_table(found.skipped))
     print_text(f"Foldable weights: {found.foldable_parameters:,} parameters")
+    if found.inlined:
+        print_text(f"Local functions to be put in line: {', '.join(found.inlined)}")
     if found.folded_before:
         print_text(f"Folded by an earlier run: {found.folded_before} weights; they are left alone")
     return 0

@@ -43,6 +43,7 @@ def report_to_json(report: Report, *, limits: Sequence[Limit] = (), commands: Se
         "latency": latency_to_json(report.latency),
         "sites": [asdict(site) for site in report.sites],
         "skipped": [asdict(node) for node in report.skipped],
+        "inlined_functions": list(report.inlined),
         "warnings": list(report.warnings),
         "limits": limits_to_json(limits),
         "polygraphy": list(commands),
@@ -76,6 +77,7 @@ def analysis_to_json(analysis: Analysis) -> Json:
             for site in analysis.sites
         ],
         "skipped": [asdict(node) for node in analysis.skipped],
+        "inlined_functions": list(analysis.inlined),
         "warnings": list(analysis.warnings),
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rankfold.findings import Latency, OutputDiscrepancy, Report, SiteOutcome, Size
 from rankfold.tools.limits import Limit, limit_message
-from rankfold.tools.tables import change, lost, milliseconds, percent, rank_text, skip_reasons
+from rankfold.tools.tables import change, lost, milliseconds, percent, rank_text, shape_text, skip_reasons
 
 _SITES_SHOWN = 24
 """Lines of the site table; a page has room for about that many, and report.json holds them all."""
@@ -39,6 +39,9 @@ def _head(report: Report) -> Iterator[str]:
     if not report.changed:
         yield ""
         yield "Nothing was folded: the model meets the request as it is, or no layer gains by a fold."
+    if report.inlined:
+        yield ""
+        yield f"Local functions put in line, for the layers inside them: {', '.join(map(_code, report.inlined))}."
     yield ""
     yield (
         f"Calibrated on {report.calibration_samples:,} samples; the errors below come from"
@@ -144,7 +147,7 @@ def _sites(report: Report) -> Iterator[str]:
 def _site_row(site: SiteOutcome) -> tuple[str, ...]:
     return (
         _code(site.name),
-        f"{site.in_features} × {site.out_features}",
+        shape_text(site),
         rank_text(site.rank),
         change(site.parameters_before, site.parameters_after),
         lost(site.predicted_error),

@@ -12,8 +12,8 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from rankfold.findings import Analysis, Discrepancy, Latency, Report
-from rankfold.values import RankPlan, Skipped
+from rankfold.findings import Analysis, Discrepancy, Latency, Report, SiteOutcome, SiteSummary
+from rankfold.values import RankPlan, SiteRank, Skipped
 
 _PLAIN_WIDTH = 320
 """Columns of a table that goes to a file or a pipe; rich would take 80 and break the node names."""
@@ -54,7 +54,7 @@ def plan_table(plan: RankPlan) -> Table:
     for line in plan.sites:
         table.add_row(
             line.site,
-            f"{line.in_features} × {line.out_features}",
+            shape_text(line),
             rank_text(line.rank),
             f"{line.parameters:,}",
             percent(line.parameters / line.dense_parameters),
@@ -69,6 +69,12 @@ def plan_table(plan: RankPlan) -> Table:
     return table
 
 
+def shape_text(site: SiteRank | SiteSummary | SiteOutcome) -> str:
+    """Return a site's sizes, such as `384 × 1536`, or `8 of 384 × 1536` for a stack."""
+    sizes = f"{site.in_features} × {site.out_features}"
+    return sizes if site.blocks == 1 else f"{site.blocks} of {sizes}"
+
+
 def analysis_table(analysis: Analysis) -> Table:
     """Return the foldable sites; with data, the rank each needs for a share of its output energy."""
     with_data = any(site.rows for site in analysis.sites)
@@ -81,9 +87,9 @@ def analysis_table(analysis: Analysis) -> Table:
         table.add_row(
             site.name,
             site.op_type,
-            f"{site.in_features} × {site.out_features}",
+            shape_text(site),
             str(site.uses),
-            f"{site.in_features * site.out_features:,}",
+            f"{site.blocks * site.in_features * site.out_features:,}",
             str(site.break_even_rank),
             *((f"{site.rows:,}", str(site.numerical_rank), *ranks) if with_data else ()),
         )
@@ -97,7 +103,7 @@ def outcome_table(report: Report) -> Table:
     for site in report.sites:
         table.add_row(
             site.name,
-            f"{site.in_features} × {site.out_features}",
+            shape_text(site),
             rank_text(site.rank),
             change(site.parameters_before, site.parameters_after),
             lost(site.predicted_error),

@@ -70,6 +70,7 @@ class SiteSummary:
         numerical_rank: Directions of the output above the rounding of the sums; None without data.
         energy_ranks: Share of output energy to the fewest directions that hold it; empty without data.
         rows: Calibration rows seen; 0 without data.
+        blocks: How many matrices of that shape are stacked.
     """
 
     name: str
@@ -81,6 +82,7 @@ class SiteSummary:
     numerical_rank: int | None
     energy_ranks: dict[float, int]
     rows: int
+    blocks: int = 1
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Analysis:
     Attributes:
         folded_before: Pairs an earlier run made.
         foldable_parameters: Parameters of all distinct foldable weights of the original model.
+        inlined: Local functions that have to be put in line for it.
     """
 
     model_digest: str
@@ -98,6 +101,7 @@ class Analysis:
     folded_before: int
     foldable_parameters: int
     warnings: tuple[str, ...] = field(default=())
+    inlined: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class SiteOutcome:
         damping: λ that was added to the second moment of the input; 0 where rows sufficed.
         rows: Calibration rows the basis stands on.
         centred: True where the mean was taken out and the bias corrected.
+        blocks: How many matrices of that shape are stacked.
     """
 
     name: str
@@ -124,6 +129,7 @@ class SiteOutcome:
     damping: float
     rows: int
     centred: bool
+    blocks: int = 1
 
 
 @dataclass(frozen=True)
@@ -166,3 +172,4 @@ class Report:
     sites: tuple[SiteOutcome, ...]
     skipped: tuple[Skipped, ...]
     warnings: tuple[str, ...] = field(default=())
+    inlined: tuple[str, ...] = field(default=())

@@ -66,6 +66,7 @@ def site_outcomes(
                 damping=basis.damping,
                 rows=int(basis.rows),
                 centred=basis.centred,
+                blocks=site.blocks,
             )
         )
     return tuple(outcomes)
@@ -99,6 +100,7 @@ def _summary(site: Site, basis: Spectrum | None) -> SiteSummary:
         numerical_rank=None if basis is None else basis.numerical_rank,
         energy_ranks={} if tails is None else {share: int(np.argmax(tails <= 1 - share)) for share in ENERGY_SHARES},
         rows=0 if basis is None else int(basis.rows),
+        blocks=site.blocks,
     )
 
 

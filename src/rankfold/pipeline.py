@@ -15,12 +15,13 @@ from rankfold.decide import Decision, decide, pattern_warnings, site_spectra
 from rankfold.errors import ModelError, PlanError
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
 from rankfold.measures import site_summaries, sizes, versions
+from rankfold.opening import open_model
 from rankfold.options import Options as Options
 from rankfold.passes.fold import fold
 from rankfold.passes.model_file import Model, input_specs, load_model, output_names
 from rankfold.passes.plan import check_plan, site_curves
 from rankfold.passes.plan import make_plan as plan_for
-from rankfold.passes.sites import Scan, find_sites
+from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
 from rankfold.proof import first_batch, latencies, self_check
@@ -49,7 +50,7 @@ def analyze(model: PathLike, data: DataLike | None = None, *, options: Options =
         ModelError: The model cannot be used.
         CalibrationDataError: The data does not fit.
     """
-    loaded, scan = _opened(model, options)
+    loaded, scan = open_model(model, options)
     spectra: dict[str, Spectrum] = {}
     warnings = pattern_warnings(scan, options)
     if data is not None:
@@ -62,6 +63,7 @@ def analyze(model: PathLike, data: DataLike | None = None, *, options: Options =
         folded_before=len(scan.pairs),
         foldable_parameters=scan.fixed_dense_parameters + sum(site.parameters for site in scan.sites),
         warnings=warnings,
+        inlined=loaded.inlined,
     )
 
 
@@ -72,7 +74,7 @@ def calibrate(model: PathLike, data: DataLike, *, options: Options = Options()) 
         ModelError: The model cannot be used.
         CalibrationDataError: The data does not fit.
     """
-    loaded, scan = _opened(model, options)
+    loaded, scan = open_model(model, options)
     return _captured(loaded, scan, data, options)
 
 
@@ -84,7 +86,7 @@ def make_plan(
     Raises:
         PlanError: The calibration is another model's, or the budget cannot be met.
     """
-    loaded, scan = _opened(model, options)
+    loaded, scan = open_model(model, options)
     if calibration.model_digest != loaded.digest:
         raise PlanError(f"the calibration was collected on another model than {loaded.path}; collect it on this one")
     missing = [site.name for site in scan.sites if not calibration.moments.keys() >= set(site.requests)]
@@ -122,10 +124,10 @@ def compress(  # the public way in: one budget of three, and where the result go
         RankfoldError: One of its children, with what to do; nothing is written then.
     """
     budget = _budget(keep, energy, plan)
-    loaded, scan = _opened(model, options)
-    path = Path(output) if output is not None else loaded.path.with_suffix(".folded.onnx")
+    loaded, scan = open_model(model, options)
+    path = Path(output) if output is not None else loaded.given.path.with_suffix(".folded.onnx")
     check_writable(path)
-    check_no_input(path, (*loaded.files, data))
+    check_no_input(path, (*loaded.given.files, data))
     _check_outputs(loaded, options)
     if isinstance(budget, RankPlan):
         check_plan(budget, scan, model_digest=loaded.digest)
@@ -133,7 +135,8 @@ def compress(  # the public way in: one budget of three, and where the result go
         spool = options.held_out_to or Path(folder) / "held_out.npz"
         decision = decide(loaded, scan, capture(loaded, scan, data, spool, options=options), budget, options)
         with staged(path) as place:
-            write_model(fold(loaded, scan, decision.plan, decision.spectra, version=__version__), loaded, place)
+            folded = fold(loaded, scan, decision.plan, decision.spectra, version=__version__)
+            write_model(folded, loaded if folded else loaded.given, place)
             report = _report(loaded, scan, decision, (place, spool), options)
     report = replace(report, output=path)
     return Result(report, decision.plan, path, options.held_out_to)
@@ -178,11 +181,6 @@ def _budget(keep: float | None, energy: float | None, plan: RankPlan | None) -> 
     return given[0]
 
 
-def _opened(model: PathLike, options: Options) -> tuple[Model, Scan]:
-    loaded = load_model(model)
-    return loaded, find_sites(loaded, include=options.include, exclude=options.exclude)
-
-
 def _check_outputs(model: Model, options: Options) -> None:
     """Refuse outputs that do not exist before any work."""
     unknown = [name for name in options.outputs if name not in output_names(model)]
@@ -203,9 +201,9 @@ def _report(model: Model, scan: Scan, decision: Decision, places: tuple[Path, Pa
     plan, calibration, written, feed = decision.plan, decision.calibration, load_model(path), first_batch(spool)
     total = -(-calibration.held_out_samples // options.batch_size)
     batches = options.progress(read_spool(spool), "comparing", total)
-    linear, parameters, size = sizes(model, written, plan)
+    linear, parameters, size = sizes(model.given, written, plan)
     return Report(
-        source=model.path,
+        source=model.given.path,
         output=path,
         source_digest=model.digest,
         output_digest=written.digest,
@@ -218,12 +216,13 @@ def _report(model: Model, scan: Scan, decision: Decision, places: tuple[Path, Pa
         size_bytes=size,
         calibration_samples=calibration.samples,
         held_out_samples=calibration.held_out_samples,
-        discrepancy=compare(model.path, path, batches, outputs=options.outputs, provider=options.provider),
+        discrepancy=compare(model.given.path, path, batches, outputs=options.outputs, provider=options.provider),
         self_check=self_check(model, scan, plan, decision.spectra, feed, options=options),
-        latency=latencies(model.path, path, feed, input_specs(model), options=options),
+        latency=latencies(model.given.path, path, feed, input_specs(model), options=options),
         sites=decision.outcomes,
         skipped=scan.skipped,
         warnings=decision.warnings,
+        inlined=model.inlined if plan.folded else (),
     )
 
 
