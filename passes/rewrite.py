@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from rankfold.passes.graph_index import taken_names
 from rankfold.passes.layout import bias_like
@@ -69,7 +70,10 @@ class Replacement:
 
 def open_view(proto: ModelProto) -> View:
     """Return a view of a model; it knows the names that graphsurgeon leaves out too, such as unread weights'."""
-    graph = gs.import_onnx(proto)
+    copy = ModelProto()  # graphsurgeon gives names to unnamed tensors in what it imports
+    copy.CopyFrom(proto)
+    with G_LOGGER.suppress():  # it prints what it finds odd; what matters comes as an exception
+        graph = gs.import_onnx(copy)
     return View(graph, tuple(graph.nodes), taken_names(proto))
 
 

@@ -10,6 +10,8 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 from onnx_examples import Array, build, folded, gaussian, low_rank_rows, opened, run
 
+from rankfold.passes.rewrite import open_view
+
 FEED = {"x": low_rank_rows(60, 12, 3, offset=2.0)}
 
 
@@ -152,3 +154,11 @@ def test_a_name_of_an_unread_input_is_avoided(name: str, tmp_path: Path) -> None
     model.graph.input[1].name = name
     result = onnx.load(folded(opened(model, tmp_path), FEED | {name: FEED["x"]}, 3))
     assert name not in {tensor.name for tensor in result.graph.initializer}
+
+
+def test_the_model_itself_stays_as_it_is(tmp_path: Path) -> None:
+    text = "g (float[n,2] x) => (float[n,2] y) { c = Constant<value = float[1] {1.0}>() y = Add(x, c) }"
+    model = opened(build(text, {}), tmp_path)
+    before = model.proto.SerializeToString(deterministic=True)
+    open_view(model.proto)
+    assert model.proto.SerializeToString(deterministic=True) == before
