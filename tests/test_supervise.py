@@ -15,13 +15,14 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from rankfold.tools.supervise import crash_message
+from rankfold.tools.supervise import end_message
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 PATIENCE_S = 60.0  # how long a loaded machine may take to start a process; nothing is timed
 
 NOTES = "from pathlib import Path; import os, signal, sys, time; from rankfold.tools.run_notes import *; "
+LEAVE = "from rankfold.passes.partial_files import *; from rankfold.passes import partial_files as p; "
 
 
 def start(folder: Path, script: str, *arguments: str) -> subprocess.Popen[str]:
@@ -81,11 +82,11 @@ def save_script(folder: Path, after_many: str) -> None:
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 70, 130])
 def test_the_childs_exit_code_is_passed_on(tmp_path: Path, code: int) -> None:
-    assert ended(start(tmp_path, f"sys.exit({code})")) == (code, "")
+    assert ended(start(tmp_path, f"note_end({code}); sys.exit({code})")) == (code, "")
 
 
 def test_the_arguments_are_passed_on(tmp_path: Path) -> None:
-    process = start(tmp_path, "print(sys.argv[1:])", "a b", "--c")
+    process = start(tmp_path, "print(sys.argv[1:]); note_end(0)", "a b", "--c")
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert output == "['a b', '--c']\n"
 
@@ -107,19 +108,18 @@ def test_a_kill_is_told_as_out_of_memory(tmp_path: Path) -> None:
 
 
 def test_an_unknown_signal_is_told_by_its_number() -> None:
-    assert "killed by signal 99" in crash_message(["analyze"], signal_number=99, stage="")
+    assert "killed by signal 99" in end_message(["analyze"], code=-99, stage="")
 
 
 def test_what_a_dead_child_left_unfinished_is_removed_and_nothing_else(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     outputs.mkdir()
-    stays = ["model.onnx", ".model.onnx.1.partial", ".hidden"]
+    stays = ["model.onnx", ".model.onnx.1.partial", ".hidden", ".model.onnx.1.abc.partial"]
     for name in stays:
-        (outputs / name).touch()
+        (outputs / name).mkdir()
     script = (
-        "folder = Path('outputs'); note_output_folder(folder); temporary_name(folder / 'model.onnx').touch();"
-        "(folder / f'.held_out.npz.{os.getpid()}.part').touch();"
-        "(folder / f'.model.onnx.{os.getpid()}.data.partial').touch();"
+        LEAVE + "folder = Path('outputs'); note_output_folder(folder); held = p._locked_folder(folder / 'model.onnx');"
+        "(held[0] / 'model.onnx').touch(); other = p._locked_folder(folder / 'held_out.npz');"
         "assert len(list(folder.iterdir())) == 6; import tempfile; tempfile.mkdtemp();"
         "os.kill(os.getpid(), signal.SIGABRT)"
     )
@@ -131,7 +131,7 @@ def test_what_a_dead_child_left_unfinished_is_removed_and_nothing_else(tmp_path:
 
 def test_a_termination_is_passed_on_and_tidied_up(tmp_path: Path) -> None:
     script = (
-        "note_output_folder(Path('.')); temporary_name(Path('out.onnx').absolute()).touch();"
+        LEAVE + "note_output_folder(Path('.')); held = p._locked_folder(Path('out.onnx').absolute());"
         "Path('ready').touch(); time.sleep(600)"
     )
     process = start(tmp_path, script)
