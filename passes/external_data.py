@@ -139,6 +139,8 @@ def _checked_file(where: Path, location: str, name: str) -> int:
         raise ModelError(f"{beginning}which cannot be read ({error.strerror}); mend the file") from error
     if not real.is_relative_to(folder):
         raise ModelError(f"{beginning}a link that leads out of the model's folder, to {real}; copy the data file there")
+    if path.is_symlink():
+        raise ModelError(f"{beginning}a symbolic link, which the ONNX checker refuses; copy the data file itself there")
     if not stat.S_ISREG(found.st_mode):
         raise ModelError(f"{beginning}which is no plain file; copy the data file beside the model")
     if found.st_nlink > 1:
