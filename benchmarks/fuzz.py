@@ -22,10 +22,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import polygraphy.json  # noqa: F401  # as are these: before the first fork
+
 from benchmarks.common import markdown, write_results
 from benchmarks.mutations import KINDS, spoil_data, spoil_model, write_sound
 from rankfold.passes.model_file import load_model
-from rankfold.tools import child, commands_compress, commands_stages  # noqa: F401  # loaded before the first fork
+from rankfold.tools import child, commands_compress, commands_stages  # noqa: F401
 from rankfold.tools.run_notes import RUN_FOLDER
 
 LIMIT_S = 20.0

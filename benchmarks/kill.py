@@ -29,7 +29,7 @@ from rankfold.errors import ModelError
 from rankfold.passes.model_file import load_model
 
 _PATIENCE_S = 120.0
-_PLACING_S = 0.02  # about what moving the results takes, generously
+_PLACING_S = 0.004  # about what moving the results takes, and some more
 _MOMENTS = ("anywhere", "writing", "placing", "writing", "placing")
 _OLD_KEEP, _NEW_KEEP = "0.9", "0.7"
 

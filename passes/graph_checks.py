@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.external_data_helper import uses_external_data
@@ -27,10 +28,9 @@ def check_text(where: Path, proto: ModelProto) -> None:
     Raises:
         ModelError: Some is not.
     """
-    try:
-        _read_all(proto)
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{where}: a name or text in it is not UTF-8 ({error}); export the model again") from error
+    found = next(_bad_text(proto), None)
+    if found is not None:
+        raise ModelError(f"{where}: a name or text in it is not UTF-8: {found!r}; export the model again")
 
 
 def check_opsets(where: Path, proto: ModelProto) -> None:
@@ -93,12 +93,16 @@ def inner_tensors(proto: ModelProto) -> Iterator[TensorProto]:
     return (tensor for _, tensor in _inner_tensors(proto))
 
 
-def _read_all(message: Message) -> None:
-    for field, value in message.ListFields():  # reading a field decodes it
-        if field.message_type is None:
+def _bad_text(message: Message) -> Iterator[bytes]:
+    """Yield the text fields that hold no text: protobuf gives them as bytes."""
+    for field, value in message.ListFields():
+        if field.message_type is None and field.type != FieldDescriptor.TYPE_STRING:
             continue
-        for part in value if hasattr(value, "__len__") else (value,):
-            _read_all(part)
+        for part in value if field.is_repeated else (value,):
+            if field.message_type is not None:
+                yield from _bad_text(part)
+            elif isinstance(part, bytes):
+                yield part
 
 
 def _domain(name: str) -> str:
