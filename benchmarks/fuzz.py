@@ -22,11 +22,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import polygraphy.json  # noqa: F401  # as are these: before the first fork
-
 from benchmarks.common import markdown, write_results
 from benchmarks.mutations import KINDS, spoil_data, spoil_model, write_sound
 from rankfold.passes.model_file import load_model
+from rankfold.runtime_calib.feed_files import json_feeds
 from rankfold.tools import child, commands_compress, commands_stages  # noqa: F401
 from rankfold.tools.run_notes import RUN_FOLDER
 
@@ -77,6 +76,7 @@ def run_cases(seeds: Sequence[int], *, shown: bool = False) -> list[Ended]:
     """Run the cases of these seeds, each in a folder of its own."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
+        _load_readers(Path(folder))
         for seed in seeds:
             found.append(run_case(seed, Path(folder)))
             if shown and found[-1].faults:
@@ -115,6 +115,12 @@ def run_case(seed: int, work: Path) -> Ended:
     }
     shutil.rmtree(case)
     return Ended(seed, spoilt, command, code, seconds, tuple(n for n, is_so in faults.items() if is_so), message)
+
+
+def _load_readers(folder: Path) -> None:
+    """Load what reading JSON imports, once for all children."""
+    (folder / "sound.json").write_text("{}")
+    list(json_feeds([folder / "sound.json"]))
 
 
 def _run_forked(words: list[str], case: Path) -> tuple[int, bool]:

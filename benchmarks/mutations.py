@@ -58,7 +58,7 @@ def write_sound(kind: str, folder: Path) -> tuple[Path, Path]:
     onnx.save(model, folder / "model.onnx", save_as_external_data=outside, location="model.bin", size_threshold=64)
     arrays: dict[str, NDArray[Any]] = {"x": rng.standard_normal((_SAMPLES, FEATURES)).astype(np.float32)}
     if "branch" in kind:
-        arrays["flag"] = np.ones(_SAMPLES, bool)
+        arrays["flag"] = np.array(True)
     np.savez(folder / "data.npz", **arrays)  # type: ignore[arg-type]
     return folder / "model.onnx", folder / "data.npz"
 
@@ -196,7 +196,7 @@ def _npz_header(path: Path, draw: random.Random) -> Path:
                 np.lib.format.write_array_header_1_0(start, header)  # type: ignore[arg-type]
             except (ValueError, TypeError, OverflowError):
                 start.write(b"\x93NUMPY\x01\x00\x76\x00" + repr(header).encode().ljust(117)[:117] + b"\n")
-            named = draw.choice((name, name, name, f"../{name}", f"/{name}", f"{name}/..", ""))
+            named = draw.choice((name, name, name, f"../{name}", f"/{name}", f"{name}/..", f"{name}/"))
             archive.writestr(f"{named}.npy", start.getvalue() + array.tobytes())
     return path
 
@@ -209,7 +209,7 @@ _HEADERS = (
 
 def _npz_bomb(path: Path, draw: random.Random) -> Path:
     """Write zeros, which expand a thousandfold."""
-    shapes = ((2, _LARGEST_BOMB), (2, _LARGEST_BOMB // 64), (2**16, FEATURES))
+    shapes = ((2, _LARGEST_BOMB), (2, _LARGEST_BOMB // 64), (2**11, FEATURES))
     np.savez_compressed(path, x=np.zeros(draw.choice(shapes), np.float32))
     return path
 
@@ -222,7 +222,10 @@ def _pickled(path: Path, draw: random.Random) -> Path:
 def _json(path: Path, draw: random.Random) -> Path:
     """Write Polygraphy's inputs file with something wrong in it."""
     with np.load(path) as archive:
-        feeds = [{name: _as_json(array[:4], draw) for name, array in archive.items()} for _ in range(3)]
+        feeds = [
+            {name: _as_json(array[:4] if array.ndim else array, draw) for name, array in archive.items()}
+            for _ in range(3)
+        ]
     text = json.dumps(feeds)
     if draw.random() < 0.5:
         text = _spoilt(text.encode(), draw).decode("latin-1")

@@ -25,6 +25,7 @@ from rankfold.values import InputSpec
 
 _DIGEST_BLOCK = 1 << 20
 
+
 @dataclass(frozen=True)
 class Model:
     """A checked model file.

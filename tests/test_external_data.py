@@ -122,7 +122,9 @@ def test_a_length_that_is_not_the_shapes_is_told(length: str, tmp_path: Path) ->
 @pytest.mark.parametrize("key", ["offset", "length"])
 @pytest.mark.parametrize("value", ["-4", "many", "1e3", "٣", "9" * 5000, " 8"])
 def test_a_number_that_is_none_is_told(key: str, value: str, tmp_path: Path) -> None:
-    refused(pointing(external(tmp_path), "w", **{key: value}), "expected one location, and offset and length as numbers")
+    refused(
+        pointing(external(tmp_path), "w", **{key: value}), "expected one location, and offset and length as numbers"
+    )
 
 
 def test_two_locations_are_refused(tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def test_the_oldest_opset_is_the_true_one(version: int, tmp_path: Path) -> None:
     path = save(sound(f'<ir_version: 4, opset_import: ["" : {version}]>'), tmp_path / "m.onnx")
     options = Options(latency_rounds=0, row_stride=2)
     if version < OLDEST_MEASURED_OPSET:
-        with pytest.raises(ModelError, match=f"uses opset {version}, and what rankfold adds to measure a model needs 9"):
+        with pytest.raises(
+            ModelError, match=f"uses opset {version}, and what rankfold adds to measure a model needs 9"
+        ):
             compress(path, {"x": gaussian(200, 32)}, keep=0.9, options=options)
         assert find_sites(load_model(path)).sites  # it can be looked at all the same
     else:
