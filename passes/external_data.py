@@ -6,6 +6,7 @@ not make rankfold read or carry along any other file. onnxruntime reads hard lin
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import stat
@@ -98,7 +99,8 @@ def stored_bytes(where: Path, tensor: TensorProto) -> int:
         ) from error
     if tensor.data_type == TensorProto.STRING:
         return 0
-    return -(-math.prod(tensor.dims) * _PART_OF_BYTE.get(kind.name, 8 * kind.itemsize) // 8)
+    bits: int = _PART_OF_BYTE.get(kind.name, 8 * kind.itemsize)
+    return -(-math.prod(tensor.dims) * bits // 8)
 
 
 def _check_held(where: Path, tensor: TensorProto, size: int) -> None:
@@ -154,7 +156,7 @@ def _checked_file(where: Path, location: str, name: str) -> int:
 def _check_apart(where: Path, location: str, ranges: list[tuple[int, int, str]]) -> None:
     names = {(start, end): name for start, end, name in ranges if start < end}
     spans = sorted(names)
-    for before, after in zip(spans, spans[1:], strict=False):
+    for before, after in itertools.pairwise(spans):
         if after[0] < before[1]:
             raise ModelError(
                 f"{where}: tensors {names[before]!r} at bytes {before[0]} to {before[1]} and {names[after]!r} at"

@@ -101,7 +101,7 @@ def test_an_operator_that_onnxruntime_does_not_know(tmp_path: Path) -> None:
     model.graph.node[1].domain = "com.nobody"
     model.opset_import.add(domain="com.nobody", version=1)
     path = save(model, tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match="com.nobody:Relu.* is not a registered function/op"):
+    with pytest.raises(ModelError, match=r"com\.nobody:Relu.* is not a registered function/op"):
         compress(path, {"x": gaussian(50, 32)}, keep=0.9, options=Options(latency_rounds=0))
     assert [left.name for left in tmp_path.iterdir()] == ["m.onnx"]
 

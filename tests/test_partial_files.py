@@ -30,7 +30,7 @@ def data_name(content: bytes, stem: str = "out") -> str:
 
 def result(folder: Path, content: bytes, name: str = "out.onnx") -> None:
     """Write what stands for a model and its data file."""
-    data = data_name(content, name.split(".")[0])
+    data = data_name(content, name.split(".", maxsplit=1)[0])
     (folder / data).write_bytes(content)
     (folder / name).write_text(f"model with {data}")
 

@@ -15,7 +15,7 @@ if sys.platform == "linux":
 
 _SPARE_SHARE = 0.25
 _SPARE_BYTES = 2 * 2**30
-"""Reserved memory that is never touched counts too: thread stacks, buffers per core, an arena that grows by doubling."""
+"""Reserved memory that is never touched counts too: thread stacks, buffers per core, arenas that grow by doubling."""
 _FIRST_TO_GO = "500"
 """Of -1000 to 1000: where memory runs out all the same, the system should end this process and no other."""
 

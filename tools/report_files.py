@@ -10,8 +10,8 @@ from pathlib import Path
 from rankfold.errors import OutputError
 from rankfold.findings import Report
 from rankfold.options import Options
-from rankfold.passes.plan_file import plan_to_json
 from rankfold.passes.partial_files import partial_folder, sweep
+from rankfold.passes.plan_file import plan_to_json
 from rankfold.passes.write_model import check_writable, reported, whole_file_reported
 from rankfold.tools.limits import Limit
 from rankfold.tools.polygraphy_files import polygraphy_commands, write_polygraphy_loader

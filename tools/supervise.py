@@ -1,7 +1,7 @@
 """The `rankfold` command: runs the whole command in one child process, so that a native crash becomes a message.
 
-The parent imports the standard library, `run_notes` and `partial_files` only. It passes signals on to the child, passes the child's
-exit code back, and removes what a child that died left behind.
+The parent imports the standard library, `run_notes` and `partial_files` only. It passes signals on to the child,
+passes the child's exit code back, and removes what a child that died left behind.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, get_args
+from typing import Protocol, SupportsIndex, TypeVar, get_args
 
 from rankfold.errors import OptionsError
 from rankfold.values import Provider
@@ -88,10 +88,7 @@ def is_number(value: object) -> bool:
 
 
 def _is_count(value: object, least: int) -> bool:
-    try:
-        return not isinstance(value, bool) and operator.index(value) >= least  # type: ignore[call-overload, no-any-return]
-    except TypeError:
-        return False
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool) and operator.index(value) >= least
 
 
 def _senseless(name: str, value: object, expected: str) -> OptionsError:
