@@ -100,7 +100,8 @@ def stored_bytes(where: Path, tensor: TensorProto) -> int:
     if tensor.data_type == TensorProto.STRING:
         return 0
     bits: int = _PART_OF_BYTE.get(kind.name, 8 * kind.itemsize)
-    return -(-math.prod(tensor.dims) * bits // 8)
+    count: int = math.prod(tensor.dims)
+    return -(-count * bits // 8)
 
 
 def _check_held(where: Path, tensor: TensorProto, size: int) -> None:

@@ -17,7 +17,7 @@ from rankfold.errors import OutputError
 from rankfold.passes.carry import Rewritten
 from rankfold.passes.graph_index import copy_without
 from rankfold.passes.model_file import Model
-from rankfold.passes.partial_files import partial_folder, place
+from rankfold.passes.partial_files import SUFFIX, partial_folder, place
 from rankfold.passes.wire import write_streamed
 
 _ALIGNMENT = 4096  # of each tensor in a data file, so that it can be memory-mapped
@@ -112,8 +112,9 @@ def reported(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        meant = path.parent.with_name(path.name) if path.parent.suffix == SUFFIX else path
         raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); give a file in a folder that exists, is writable"
+            f"{meant}: cannot be written ({error.strerror or error}); give a file in a folder that exists, is writable"
             " and has room"
         ) from error
 

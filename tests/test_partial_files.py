@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from rankfold.errors import OutputError
 from rankfold.passes.partial_files import partial_folder, place, sweep
-from rankfold.passes.write_model import check_writable, staged, whole_file
+from rankfold.passes.write_model import check_writable, staged, whole_file, whole_file_reported
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks")
 
@@ -208,6 +209,16 @@ def test_a_failure_while_placing_leaves_the_old_result(tmp_path: Path, monkeypat
     with pytest.raises(OutputError, match="No space left on device"), staged(tmp_path / "out.onnx") as path:
         result(path.parent, b"new")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_failure_in_a_staged_place_names_the_place_that_is_meant(tmp_path: Path) -> None:
+    wanted = re.escape(f"{tmp_path / 'out.onnx'}: cannot be written")
+    with staged(tmp_path / "out.onnx") as path:
+        path.mkdir()
+        with pytest.raises(OutputError, match=wanted), whole_file_reported(path) as file:
+            file.write(b"x")
+        path.rmdir()
+        path.touch()
 
 
 def test_what_is_no_plain_file_is_not_replaced(tmp_path: Path) -> None:
