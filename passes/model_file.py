@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,30 +18,12 @@ from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from rankfold.errors import ModelError
+from rankfold.passes.external_data import check_places, external_files, external_place
+from rankfold.passes.graph_checks import check_graphs, check_opsets, check_text, inner_tensors
 from rankfold.passes.wire import read_hollow
 from rankfold.values import InputSpec
 
 _DIGEST_BLOCK = 1 << 20
-# Types of which one element fills whole bytes; of the others several share one.
-_WHOLE_BYTE_TYPES = frozenset(
-    [
-        "bool",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "float16",
-        "bfloat16",
-        "float32",
-        "float64",
-        "complex64",
-        "complex128",
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -78,7 +59,7 @@ class Model:
     @property
     def files(self) -> tuple[Path, ...]:
         """Return the model file and its external data files, each once."""
-        return tuple(dict.fromkeys((self.path, *_external_files(self.path, self.proto))))
+        return tuple(dict.fromkeys((self.path, *external_files(self.path, self.proto.graph.initializer))))
 
     @property
     def has_external_data(self) -> bool:
@@ -108,26 +89,21 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     """Open and check a model file.
 
     Raises:
-        ModelError: It is missing, empty, not an ONNX model, refused by the ONNX checker, names two
-            initializers alike, or refers to external data that is not there.
+        ModelError: It is missing, empty, not an ONNX model, refused by the ONNX checker, or makes no sense in one of
+            the ways that the checker lets through, such as external data that is not there or not the model's own.
     """
     where = Path(path)
     _check_readable(where)
-    _check_onnx(where)
     try:
         proto, inside = read_hollow(where)
     except DecodeError as error:
         raise ModelError(f"{where}: not an ONNX model ({error}); give a file that an exporter wrote") from error
-    counts = Counter(tensor.name for tensor in proto.graph.initializer)
-    double = sorted(name for name, count in counts.items() if count > 1)
-    if double:
-        raise ModelError(
-            f"{where}: initializer {double[0]!r} stands {counts[double[0]]} times; names must be unique, since tools"
-            " disagree on which one counts; export the model again"
-        )
-    for tensor in proto.graph.initializer:
-        _check_tensor(where, tensor)
-    files = tuple(dict.fromkeys((where, *_external_files(where, proto))))
+    check_text(where, proto)
+    check_opsets(where, proto)
+    check_graphs(where, proto)
+    check_places(where, (*proto.graph.initializer, *inner_tensors(proto)))
+    _check_onnx(where)
+    files = tuple(dict.fromkeys((where, *external_files(where, proto.graph.initializer))))
     return Model(where, proto, inside, _digest(files))
 
 
@@ -172,6 +148,8 @@ def _numpy_type(where: Path, what: str, onnx_type: int) -> np.dtype[Any]:
 
 def _check_readable(where: Path) -> None:
     try:
+        if where.exists() and not where.is_file() and not where.is_dir():  # opening a pipe would wait for its writer
+            raise ModelError(f"{where}: is no plain file; give the path of an ONNX model")
         with where.open("rb") as file:
             empty = not file.read(1)
     except OSError as error:
@@ -186,50 +164,6 @@ def _check_onnx(where: Path) -> None:
     except (onnx.checker.ValidationError, DecodeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{where}: refused by the ONNX checker: {reason[:400]}; export the model again") from error
-
-
-def _check_tensor(where: Path, tensor: TensorProto) -> None:
-    """Check a tensor's type and, where it lies outside of the model, that it can lie where it says."""
-    kind = _numpy_type(where, f"initializer {tensor.name!r}", tensor.data_type)
-    if not uses_external_data(tensor):
-        return
-    location, start, length = external_place(where, tensor)
-    needed = math.prod(tensor.dims) * kind.itemsize if kind.name in _WHOLE_BYTE_TYPES else 0
-    if length is not None and length < needed:
-        raise ModelError(
-            f"{where}: tensor {tensor.name!r} needs {needed} bytes for its shape {list(tensor.dims)}, and its external"
-            f" data has {length}; export the model again"
-        )
-    end = start + (needed if length is None else length)
-    path = where.parent / location
-    found = path.stat().st_size if path.is_file() else -1
-    if found < end:
-        state = f"has {found} bytes" if found >= 0 else "is missing"
-        raise ModelError(
-            f"{where}: tensor {tensor.name!r} lies at bytes {start} to {end} of {path}, which {state}; copy the"
-            " data file beside the model whole"
-        )
-
-
-def external_place(where: Path, tensor: TensorProto) -> tuple[str, int, int | None]:
-    """Return where a tensor's external data lies: location, offset and length in bytes, None where not said.
-
-    Raises:
-        ModelError: The reference makes no sense.
-    """
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location, offset, length = (entries.get(key, "") for key in ("location", "offset", "length"))
-    if not location or not (offset.isdecimal() or not offset) or not (length.isdecimal() or not length):
-        raise ModelError(
-            f"{where}: tensor {tensor.name!r} has the external data reference {entries}; expected a location, and"
-            " offset and length as numbers of bytes; export the model again"
-        )
-    return location, int(offset or 0), int(length) if length else None
-
-
-def _external_files(where: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
-    places = (external_place(where, tensor)[0] for tensor in proto.graph.initializer if uses_external_data(tensor))
-    return tuple(where.parent / place for place in dict.fromkeys(places))
 
 
 def _digest(files: tuple[Path, ...]) -> str:

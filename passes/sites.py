@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto, NodeProto
 
 from rankfold.passes import reasons
+from rankfold.passes.graph_checks import OLDEST_MEASURED_OPSET
 from rankfold.passes.graph_index import GraphIndex, index_graph, nested_graphs, onnx_opset
 from rankfold.passes.metadata import FoldedPair, read_pairs
 from rankfold.passes.model_file import Model
@@ -19,7 +20,6 @@ from rankfold.passes.site import Site
 from rankfold.values import Request, Skipped
 
 _OLDEST_IR_VERSION = 4  # before it, every initializer has to be a graph input: folding would change the interface
-_OLDEST_OPSET = 7  # before it, operators broadcast only by attribute
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def _judged(proto: ModelProto, index: GraphIndex, place: int) -> Candidate | str
     if proto.ir_version < _OLDEST_IR_VERSION and index.nodes[place].op_type not in reasons.OPERATORS_LEFT_ALONE:
         return reasons.OLD_IR.format(found=proto.ir_version, oldest=_OLDEST_IR_VERSION)
     opset = onnx_opset(proto)
-    if opset < _OLDEST_OPSET and index.nodes[place].op_type not in reasons.OPERATORS_LEFT_ALONE:
-        return reasons.OLD_OPSET.format(found=opset, oldest=_OLDEST_OPSET)
+    if opset < OLDEST_MEASURED_OPSET and index.nodes[place].op_type not in reasons.OPERATORS_LEFT_ALONE:
+        return reasons.OLD_OPSET.format(found=opset, oldest=OLDEST_MEASURED_OPSET)
     return judged(index, place)
 
 

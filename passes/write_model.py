@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +17,7 @@ from rankfold.errors import OutputError
 from rankfold.passes.carry import Rewritten
 from rankfold.passes.graph_index import copy_without
 from rankfold.passes.model_file import Model
+from rankfold.passes.partial_files import SUFFIX, partial_folder, place
 from rankfold.passes.wire import write_streamed
 
 _ALIGNMENT = 4096  # of each tensor in a data file, so that it can be memory-mapped
@@ -33,7 +34,7 @@ def write_model(rewritten: Rewritten | None, source: Model, path: Path) -> None:
     Raises:
         OutputError: The place cannot be written.
     """
-    with _reported(path):
+    with reported(path):
         if source.has_external_data:
             _write_external(rewritten or _parts(source), source, path)
         elif rewritten is None:
@@ -51,12 +52,13 @@ def check_writable(path: Path) -> None:
     Raises:
         OutputError: It cannot.
     """
-    with _reported(path):
+    with reported(path):
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder", str(path))
-        probe = _partial(path)
-        probe.touch()
-        probe.unlink()
+        if path.exists() and not path.is_file():
+            raise OSError(None, "it is no plain file", str(path))
+        with partial_folder(path) as folder:
+            (folder / path.name).touch()
 
 
 def check_no_input(output: Path, inputs: Iterable[object]) -> None:
@@ -73,48 +75,46 @@ def check_no_input(output: Path, inputs: Iterable[object]) -> None:
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """Yield a place to write a model to; the model and its data file move to `path` only when the block ends well."""
-    with _reported(path):
-        folder = path.with_name(f".{path.name}.{os.getpid()}.staged.partial")
-        folder.mkdir()
-    try:
+    with _partial(path) as folder:
         yield folder / path.name
-        with _reported(path):
-            for part in sorted(folder.iterdir(), key=lambda part: part.name == path.name):
-                os.replace(part, path.with_name(part.name))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with reported(path):
+            place(folder, path)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears under its name only when the block ends well."""
-    partial = _partial(path)
-    try:
-        with partial.open("wb") as file:
+    with partial_folder(path) as folder:
+        with (folder / path.name).open("wb") as file:
             yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        os.replace(folder / path.name, path)
 
 
 @contextmanager
 def whole_file_reported(path: Path) -> Iterator[BinaryIO]:
     """As `whole_file`, with an OutputError for what goes wrong in writing."""
-    with _reported(path), whole_file(path) as file:
+    with reported(path), whole_file(path) as file:
         yield file
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """As `partial_folder`, with an OutputError where it cannot be made; what the block raises is left as it is."""
+    with ExitStack() as stack:
+        with reported(path):
+            folder = stack.enter_context(partial_folder(path))
+        yield folder
 
 
 @contextmanager
-def _reported(path: Path) -> Iterator[None]:
+def reported(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in writing into an OutputError about `path`."""
     try:
         yield
     except OSError as error:
+        meant = path.parent.with_name(path.name) if path.parent.suffix == SUFFIX else path
         raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); give a file in a folder that exists, is writable"
+            f"{meant}: cannot be written ({error.strerror or error}); give a file in a folder that exists, is writable"
             " and has room"
         ) from error
 

@@ -23,13 +23,19 @@ def data_files(path: Path) -> list[Path]:
         if path.suffix not in (".npz", ".json", ".py"):
             hint = "; save it with np.savez(path, input_name=array)" if path.suffix == ".npy" else ""
             raise CalibrationDataError(f"{path}: unknown kind of data '{path.suffix}'; expected {_KINDS}{hint}")
-        return [path]
+        return [_plain(path)]
     archives, json_files = sorted(path.glob("*.npz")), sorted(path.glob("*.json"))
     if archives and json_files:
         raise CalibrationDataError(f"{path}: holds both .npz and .json files; give a folder with one kind")
     if not archives and not json_files:
         raise CalibrationDataError(f"{path}: the folder holds no .npz and no .json file; expected {_KINDS}")
-    return archives or json_files
+    return [_plain(file) for file in archives or json_files]
+
+
+def _plain(path: Path) -> Path:
+    if not path.is_file():  # opening a pipe would wait for its writer
+        raise CalibrationDataError(f"{path}: is no plain file; expected {_KINDS}")
+    return path
 
 
 def json_feeds(paths: list[Path]) -> Iterator[object]:
@@ -49,7 +55,7 @@ def _load_json(path: Path) -> object:
     from polygraphy.logger import G_LOGGER
 
     # Polygraphy's decoder lets whatever a malformed entry raises through.
-    malformed = (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, RecursionError)
+    malformed = (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, RecursionError, MemoryError)
     try:
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):  # it prints its errors besides raising them
             content: object = load_json(str(path))

@@ -106,7 +106,12 @@ def lay_out(headers: Mapping[str, Header], inputs: tuple[InputSpec, ...], where:
         counts = {name: count for name, count in counts.items() if name not in fixed}
         slots.update({name: replace(slots[name], kind="constant", joins=False) for name in fixed})
     _check_counts(counts, shapes, where)
-    return _layout(tuple(sorted(slots.values(), key=_order)), counts, headers)
+    layout = _layout(tuple(sorted(slots.values(), key=_order)), counts, headers)
+    if counts and not layout.unit_bytes:  # as many samples as a header likes to claim, made of nothing
+        raise CalibrationDataError(
+            f"{where}: the samples hold no values: the inputs have the shapes {shapes}; give samples that do"
+        )
+    return layout
 
 
 def _order(slot: Slot) -> tuple[bool, bool, bool]:

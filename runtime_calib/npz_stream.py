@@ -105,6 +105,9 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
     name = info.filename.removesuffix(".npy")
     if info.flag_bits & _ENCRYPTED:
         raise ValueError(f"'{name}' is encrypted")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # What numpy never writes can expand a millionfold; these expand a thousandfold at most.
+        raise ValueError(f"'{name}' is packed in a way that numpy does not write")
     with archive.open(info) as stream:
         header, column_major = _read_header(stream, name)
         member = Member(name, info.filename, header, stream.tell(), column_major)

@@ -45,6 +45,7 @@ ORT_ERRORS = (
     ValueError,
 )
 
+_OUT_OF_MEMORY = ("Failed to allocate memory", "bad allocation", "bad_alloc")
 _LONGEST_REASON = 400  # characters; with custom operators the message can list hundreds of schemas
 
 _PROBE = '<ir_version: 8, opset_import: ["" : 13]> probe (float[1] x) => (float[1] y) { y = Add(x, x) }'
@@ -95,6 +96,11 @@ def run_outputs(
 def unusable_batch(feed: Feed, error: Exception) -> CalibrationDataError:
     """Return the error to raise when onnxruntime could not run a batch."""
     found = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feed.items())
+    if any(sign in str(error) for sign in _OUT_OF_MEMORY):
+        return CalibrationDataError(
+            f"onnxruntime runs out of memory on a batch of {found}: {reason(error)}; choose a smaller batch size, or"
+            " check the shapes that the model computes"
+        )
     return CalibrationDataError(
         f"onnxruntime cannot run the model on a batch of {found}: {reason(error)}; "
         "give inputs with the names, types and shapes (and, for indices, the values) that the model expects"

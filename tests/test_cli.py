@@ -102,7 +102,9 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(
     assert "nowhere" in refused(capsys, *start, "-o", "nowhere/out.onnx", code=3)
     assert "folder" in refused(capsys, *start, "-o", ".", code=3)
     assert "is the model itself" in refused(capsys, *start, "-o", "./model.onnx", code=3)
-    assert "cannot be made" in refused(capsys, *start, "-o", "out.onnx", "--report", "file/report", code=3)
+    assert "file/report: cannot be written (Not a directory)" in refused(
+        capsys, *start, "-o", "out.onnx", "--report", "file/report", code=3
+    )
     calibrate = ("calibrate", "model.onnx", "--data", "never-read.npz")
     assert "nowhere" in refused(capsys, *calibrate, "-o", "nowhere/cal.npz", code=3)
 

@@ -1,7 +1,13 @@
 """What calibration data is refused for, with messages that tell what to mend."""
 
+import base64
+import io
+import json
+import os
+
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
 from rankfold.errors import CalibrationDataError
 from rankfold.runtime_calib import feed_cut
@@ -134,3 +140,35 @@ def test_headers_are_refused_when_opening(tmp_path):
     np.savez(tmp_path / "b.npz", x=rows(4, 5))
     with pytest.raises(CalibrationDataError, match=r"b\.npz"):
         open_source(tmp_path, (X,))
+
+
+@pytest.mark.parametrize("shape", [(10**9, 0), (0, 0), (5, 0)])
+def test_samples_made_of_nothing(tmp_path, shape):
+    spec = InputSpec("x", "float32", ("batch", "length"))
+    np.savez(tmp_path / "a.npz", x=np.empty(shape, np.float32))
+    told = r"no samples; give at least 2" if not shape[0] else r"the samples hold no values: the inputs have the shapes"
+    refused(tmp_path / "a.npz", (spec,), told)
+
+
+def test_an_empty_input_beside_others_is_let_through(tmp_path):
+    past = InputSpec("past", "float32", ("batch", "length"))
+    np.savez(tmp_path / "a.npz", x=np.ones((4, 3), np.float32), past=np.empty((4, 0), np.float32))
+    assert len(list(open_source(tmp_path / "a.npz", (X, past)).units)) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+@pytest.mark.parametrize("name", ["a.npz", "a.json", "a.py", "folder/a.npz"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / name)
+    refused(tmp_path / name.partition("/")[0], (X,), r"a\.(npz|json|py): is no plain file; expected \.npz, a folder")
+
+
+def test_json_whose_array_claims_more_than_there_is(tmp_path):
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**15,)})
+    entry = {"array": base64.b64encode(header.getvalue()).decode(), "polygraphy_class": "ndarray"}
+    (tmp_path / "a.json").write_text(json.dumps({"x": entry}))
+    refused(
+        tmp_path / "a.json", (X,), r"a\.json: not an inputs file of Polygraphy \(.*\); write it with polygraphy run"
+    )

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.lib import format as npy_format
 
 from rankfold.errors import CalibrationDataError
 from rankfold.runtime_calib import npz_stream
@@ -160,6 +162,37 @@ def test_same_name_twice(tmp_path):
             archive.writestr(name, npy_bytes(np.ones(3)))
     with pytest.raises(CalibrationDataError, match="holds 'x' twice"):
         pieces(tmp_path / "a.npz", "x", [1])
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packing_that_numpy_never_writes_is_refused(tmp_path, packing):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", packing) as archive:
+        archive.writestr("x.npy", npy_bytes(np.zeros(1000)))
+    with pytest.raises(CalibrationDataError, match="'x' is packed in a way that numpy does not write"):
+        pieces(tmp_path / "a.npz", "x", [1])
+
+
+@pytest.mark.parametrize("shape", [(10**12,), (10**6, 10**6), (10**30,)])
+def test_a_header_that_claims_more_than_there_is(tmp_path, shape):
+    content = io.BytesIO()
+    npy_format.write_array_header_1_0(content, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    claimed = math.prod(shape) * 4
+    with pytest.raises(CalibrationDataError, match=f"'x' has 8 bytes of values, its header says {claimed}"):
+        pieces(with_member(tmp_path / "a.npz", content.getvalue() + bytes(8)), "x", [1])
+
+
+def test_a_packed_file_is_read_in_pieces(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x=np.zeros((2**14, 2**10), np.float32))
+    assert path.stat().st_size < 2**17  # 64 MiB of zeros
+    tracemalloc.start()
+    with open_npz(path) as archive:
+        take = row_stream(archive, path, members(archive, path)["x"])
+        for _ in range(2**8):
+            take(2**6)
+        _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**23  # a few pieces of 256 KiB, as raw bytes and as arrays
 
 
 @settings(max_examples=200, deadline=None)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx_examples import build, gaussian, mlp, run, save
 
-from rankfold.errors import CalibrationDataError, ModelError, OutputError, PlanError
+from rankfold.errors import CalibrationDataError, ModelError, OptionsError, OutputError, PlanError
 from rankfold.pipeline import Options, compress
 from rankfold.values import Feed, RankPlan
 
@@ -98,7 +98,7 @@ def test_too_few_samples_are_told(count: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("holdout", [0.0, 1.0, -0.2, 1.5])
 def test_a_held_out_share_out_of_range_is_told(holdout: float, tmp_path: Path) -> None:
-    with pytest.raises(CalibrationDataError, match=f"the held-out share is {holdout}; expected more than 0 and less"):
+    with pytest.raises(OptionsError, match=f"option holdout is {holdout}; expected a number above 0 and below 1"):
         compress(mlp(tmp_path / "m.onnx"), {"x": ROWS}, keep=0.5, options=replace(QUICK, holdout=holdout))
 
 

@@ -15,18 +15,19 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from rankfold.tools.supervise import crash_message
+from rankfold.tools.supervise import end_message
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 PATIENCE_S = 60.0  # how long a loaded machine may take to start a process; nothing is timed
 
 NOTES = "from pathlib import Path; import os, signal, sys, time; from rankfold.tools.run_notes import *; "
+LEAVE = "from rankfold.passes.partial_files import *; from rankfold.passes import partial_files as p; "
 
 
-def start(folder: Path, script: str, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, script: str, *arguments: str, before: str = "") -> subprocess.Popen[str]:
     """Start the parent with a child that runs `script` instead of the command line."""
-    parent = (
+    parent = before + (
         "import sys; from rankfold.tools.supervise import main;"
         f"sys.exit(main(sys.argv[1:], command=[sys.executable, '-c', {NOTES + script!r}]))"
     )
@@ -81,11 +82,11 @@ def save_script(folder: Path, after_many: str) -> None:
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 70, 130])
 def test_the_childs_exit_code_is_passed_on(tmp_path: Path, code: int) -> None:
-    assert ended(start(tmp_path, f"sys.exit({code})")) == (code, "")
+    assert ended(start(tmp_path, f"note_end({code}); sys.exit({code})")) == (code, "")
 
 
 def test_the_arguments_are_passed_on(tmp_path: Path) -> None:
-    process = start(tmp_path, "print(sys.argv[1:])", "a b", "--c")
+    process = start(tmp_path, "print(sys.argv[1:]); note_end(0)", "a b", "--c")
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert output == "['a b', '--c']\n"
 
@@ -107,19 +108,18 @@ def test_a_kill_is_told_as_out_of_memory(tmp_path: Path) -> None:
 
 
 def test_an_unknown_signal_is_told_by_its_number() -> None:
-    assert "killed by signal 99" in crash_message(["analyze"], signal_number=99, stage="")
+    assert "killed by signal 99" in end_message(["analyze"], code=-99, stage="")
 
 
 def test_what_a_dead_child_left_unfinished_is_removed_and_nothing_else(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     outputs.mkdir()
-    stays = ["model.onnx", ".model.onnx.1.partial", ".hidden"]
+    stays = ["model.onnx", ".model.onnx.1.partial", ".hidden", ".model.onnx.1.abc.partial"]
     for name in stays:
-        (outputs / name).touch()
+        (outputs / name).mkdir()
     script = (
-        "folder = Path('outputs'); note_output_folder(folder); temporary_name(folder / 'model.onnx').touch();"
-        "(folder / f'.held_out.npz.{os.getpid()}.part').touch();"
-        "(folder / f'.model.onnx.{os.getpid()}.data.partial').touch();"
+        LEAVE + "folder = Path('outputs'); note_output_folder(folder); held = p._locked_folder(folder / 'model.onnx');"
+        "(held[0] / 'model.onnx').touch(); other = p._locked_folder(folder / 'held_out.npz');"
         "assert len(list(folder.iterdir())) == 6; import tempfile; tempfile.mkdtemp();"
         "os.kill(os.getpid(), signal.SIGABRT)"
     )
@@ -131,7 +131,7 @@ def test_what_a_dead_child_left_unfinished_is_removed_and_nothing_else(tmp_path:
 
 def test_a_termination_is_passed_on_and_tidied_up(tmp_path: Path) -> None:
     script = (
-        "note_output_folder(Path('.')); temporary_name(Path('out.onnx').absolute()).touch();"
+        LEAVE + "note_output_folder(Path('.')); held = p._locked_folder(Path('out.onnx').absolute());"
         "Path('ready').touch(); time.sleep(600)"
     )
     process = start(tmp_path, script)
@@ -139,6 +139,71 @@ def test_a_termination_is_passed_on_and_tidied_up(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert ended(process) == (128 + signal.SIGTERM, "rankfold: stopped by SIGTERM; nothing half-written was left\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ready", "tmp"]
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGQUIT"])
+def test_other_ends_are_passed_on_too(name: str, tmp_path: Path) -> None:
+    number = getattr(signal, name)
+    process = start(tmp_path, "Path('ready').touch(); time.sleep(600)")
+    wait_for(tmp_path / "ready")
+    process.send_signal(number)
+    assert ended(process) == (128 + number, f"rankfold: stopped by {name}; nothing half-written was left\n")
+
+
+def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
+    parent = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    script = "Path('ready').touch();\nwhile not Path('go').exists(): time.sleep(0.01)\nnote_end(0)"
+    process = start(tmp_path, script, before=parent)
+    wait_for(tmp_path / "ready")
+    process.send_signal(signal.SIGHUP)
+    (tmp_path / "go").touch()
+    assert ended(process) == (0, "")
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 70])
+def test_an_end_without_a_result_is_no_success(code: int, tmp_path: Path) -> None:
+    found, message = ended(start(tmp_path, f"note_stage('calibrating'); os._exit({code})", "compress", "m.onnx"))
+    assert found == 3
+    assert message.startswith(f"rankfold: the command ended with code {code} during 'calibrating' and without a result")
+    assert "such as os._exit() in a data script" in message
+    assert "command: rankfold compress m.onnx" in message
+
+
+def test_a_crash_after_the_end_takes_nothing_back(tmp_path: Path) -> None:
+    assert ended(start(tmp_path, "note_end(1); os.kill(os.getpid(), signal.SIGSEGV)")) == (1, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asked of Linux")
+def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
+    script = (
+        "from rankfold.tools import child, cli\n"
+        "def endless(words):\n    Path('ready').write_text(str(os.getpid()))\n    time.sleep(600)\n"
+        "cli.main = endless\nsys.exit(child.main())"
+    )
+    process = start(tmp_path, script)
+    wait_for(tmp_path / "ready")
+    time.sleep(0.1)
+    child = int((tmp_path / "ready").read_text())
+    process.kill()
+    process.communicate(timeout=PATIENCE_S)
+    deadline = time.monotonic() + PATIENCE_S
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (left,) = (tmp_path / "tmp").iterdir()
+    assert ended(start(tmp_path, "note_end(0)")) == (0, "")
+    assert not left.exists()  # the next run tidies up
+
+
+def test_no_room_for_temporary_files_is_told(tmp_path: Path) -> None:
+    script = (
+        "import sys, tempfile; from pathlib import Path; tempfile.tempdir = str(Path('nowhere').absolute());"
+        "from rankfold.tools.supervise import main; sys.exit(main(['analyze']))"
+    )
+    code, message = ended(opened([sys.executable, "-c", script], tmp_path))
+    assert code == 3
+    assert message.startswith("rankfold: the command cannot be started: ")
+    assert message.count("\n") == 1
 
 
 def test_a_second_signal_kills_a_child_that_does_not_heed_the_first(tmp_path: Path) -> None:
@@ -177,6 +242,32 @@ def test_a_crash_in_a_real_command_leaves_no_output(tmp_path: Path) -> None:
     assert message.startswith("rankfold: the command was killed by SIGSEGV during 'calibrating'")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.py", "model.onnx", "tmp"]
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_script_that_ends_the_process_is_no_success(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    save_script(tmp_path, "os._exit(0)")
+    words = ("compress", "model.onnx", "--data", "data.py", "--keep", "0.5", "-o", "out.onnx", "--quiet")
+    code, message = ended(start_rankfold(tmp_path, *words, "--report", "report"))
+    assert code == 3
+    assert message.startswith("rankfold: the command ended with code 0 during 'calibrating' and without a result")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.py", "model.onnx", "tmp"]
+
+
+def test_a_model_that_asks_for_too_much_memory_is_refused(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,8] x) => (float[n,8] y)
+    <float[8,8] w, int64[2] many = {1000000, 1000000}>
+    { h = MatMul(x, w) a = ConstantOfShape(many) b = Sin(a) c = ReduceSum(b) y = Add(h, c) }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(8, dtype=np.float32), "w"))
+    onnx.save(model, tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=np.ones((50, 8), np.float32))
+    words = ("compress", "model.onnx", "--data", "data.npz", "--keep", "0.5", "-o", "out.onnx", "--quiet")
+    code, message = ended(start_rankfold(tmp_path, *words))
+    assert code == 3
+    assert message.startswith("rankfold: onnxruntime runs out of memory on a batch of x float32[1, 8]: ")
+    assert message.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz", "model.onnx", "tmp"]
 
 
 def test_an_interrupted_command_says_so_once_and_leaves_no_output(tmp_path: Path) -> None:

@@ -5,21 +5,34 @@ Its first imports are small on purpose: the handlers stand before anything heavy
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
 import traceback
 from types import FrameType, TracebackType
 
+from rankfold.tools.memory_limit import limit_memory
+from rankfold.tools.run_notes import PARENT, note_end
+
 EXIT_BUG = 70
 """EX_SOFTWARE of sysexits.h: an error that rankfold did not foresee; Python's own 1 would read as an exceeded limit."""
 EXIT_INTERRUPTED = 130
+_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     """Run the process's command line and return its exit code."""
     signal.signal(signal.SIGINT, _interrupt_once)
     sys.excepthook = _tell_bug
+    _die_with_parent()
+    limit_memory(sys.argv[1:])
+    code = _run()
+    note_end(code)
+    return code
+
+
+def _run() -> int:
     try:
         from rankfold.tools.cli import main as run_command_line
 
@@ -27,6 +40,16 @@ def main() -> int:
     except KeyboardInterrupt:
         print("rankfold: interrupted; nothing half-written was left", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when the supervising one is killed: nobody would tidy up after it."""
+    parent = os.environ.get(PARENT)
+    if sys.platform != "linux" or parent is None:
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(parent):  # it died before it could be asked for
+        os._exit(EXIT_BUG)
 
 
 def _interrupt_once(_number: int, _frame: FrameType | None) -> None:
@@ -40,6 +63,7 @@ def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackT
     print("rankfold: this is a bug in rankfold; please report it with the lines above", file=sys.stderr)
     sys.stderr.flush()
     sys.stdout.flush()
+    note_end(EXIT_BUG)
     os._exit(EXIT_BUG)
 
 

@@ -86,9 +86,9 @@ def calibrate(
         data: Calibration data: .npz, folder of .npz, Polygraphy inputs JSON, or a Python script with load_data().
         out: The .npz to write.
     """
+    note_output_folder(out.parent)
     check_writable(out)
     check_no_input(out, (model, data))
-    note_output_folder(out.parent)
     with shown_progress(quiet=show.quiet) as progress:
         options = stage_options(run=run, calibration=calibration, selection=selection, progress=progress)
         found = pipeline.calibrate(model, data, options=options)

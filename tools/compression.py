@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from rankfold.passes.write_model import check_no_input, check_writable
 from rankfold.tools.limits import Limit, error_limit, speedup_limit
 from rankfold.tools.options import Limits
 from rankfold.tools.progress import shown_progress
-from rankfold.tools.report_files import HELD_OUT, renamed_at_end, report_folder, write_report
+from rankfold.tools.report_files import HELD_OUT, held_out_place, write_report
 from rankfold.tools.run_notes import note_output_folder
 from rankfold.values import RankPlan
 
@@ -55,38 +53,24 @@ def run_compression(request: Request, *, limits: Limits, options: Options, quiet
         RankfoldError: The input cannot be processed or an output not be written; nothing half-written is left.
     """
     _check_apart(request.model, request.out)
-    check_writable(request.out)
     note_output_folder(request.out.parent)
+    check_writable(request.out)
     if request.report:
         check_no_input(request.report / HELD_OUT, (request.data,))
-    with report_folder(request.report) as folder:
-        with _held_out(folder) as held_out, shown_progress(quiet=quiet) as progress:
-            result = pipeline.compress(
-                request.model,
-                request.data,
-                keep=request.keep,
-                energy=request.energy,
-                plan=request.plan,
-                output=request.out,
-                options=replace(options, held_out_to=held_out, progress=progress),
-            )
-        report = result.report
-        found = (
-            *error_limit(report.discrepancy, limits.max_error),
-            *speedup_limit(report.latency, limits.min_speedup),
+    with held_out_place(request.report) as held_out, shown_progress(quiet=quiet) as progress:
+        result = pipeline.compress(
+            request.model,
+            request.data,
+            keep=request.keep,
+            energy=request.energy,
+            plan=request.plan,
+            output=request.out,
+            options=replace(options, held_out_to=held_out, progress=progress),
         )
-        commands = write_report(folder, report, limits=found, options=options) if folder else ()
+    report = result.report
+    found = (*error_limit(report.discrepancy, limits.max_error), *speedup_limit(report.latency, limits.min_speedup))
+    commands = write_report(request.report, report, limits=found, options=options) if request.report else ()
     return Compression(report, result.plan, found, commands)
-
-
-@contextmanager
-def _held_out(folder: Path | None) -> Iterator[Path | None]:
-    """Yield where the held-out batches go until the run has succeeded; None without a report."""
-    if folder is None:
-        yield None
-        return
-    with renamed_at_end(folder / HELD_OUT) as temporary:
-        yield temporary
 
 
 def _check_apart(model: Path, out: Path) -> None:

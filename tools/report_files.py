@@ -10,13 +10,14 @@ from pathlib import Path
 from rankfold.errors import OutputError
 from rankfold.findings import Report
 from rankfold.options import Options
+from rankfold.passes.partial_files import partial_folder, sweep
 from rankfold.passes.plan_file import plan_to_json
-from rankfold.passes.write_model import check_writable, whole_file_reported
+from rankfold.passes.write_model import check_writable, reported, whole_file_reported
 from rankfold.tools.limits import Limit
 from rankfold.tools.polygraphy_files import polygraphy_commands, write_polygraphy_loader
 from rankfold.tools.report_json import report_to_json, to_text
 from rankfold.tools.report_markdown import report_to_markdown
-from rankfold.tools.run_notes import note_output_folder, temporary_name
+from rankfold.tools.run_notes import note_output_folder
 
 HELD_OUT = "held_out.npz"
 
@@ -30,19 +31,6 @@ def write_text(path: Path, text: str) -> None:
     note_output_folder(path.parent)
     with whole_file_reported(path) as file:
         file.write(text.encode())
-
-
-@contextmanager
-def renamed_at_end(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; at the end what stands there is renamed, after an error removed."""
-    note_output_folder(path.parent)
-    temporary = temporary_name(path)
-    try:
-        yield temporary
-        if temporary.exists():
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -60,23 +48,33 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def report_folder(folder: Path | None) -> Iterator[Path | None]:
-    """Make the folder of a report if need be; after an error, remove it again if it was made and is empty.
+def held_out_place(report: Path | None) -> Iterator[Path | None]:
+    """Yield where the held-out batches are written until the run has succeeded; then they move into the report.
+
+    The report's folder is made at the end, so that a run that fails or is killed leaves none. None without a report.
 
     Raises:
-        OutputError: It cannot be made or written to.
+        OutputError: The folder cannot be made or written to.
     """
-    if folder is None:
+    if report is None:
         yield None
         return
-    made = not folder.exists()
-    make_folder(folder)
-    check_writable(folder / HELD_OUT)
-    try:
-        yield folder
-    finally:
-        if made and not any(folder.iterdir()):
-            folder.rmdir()
+    base = report / HELD_OUT if report.exists() else _first_missing(report)
+    note_output_folder(base.parent)
+    check_writable(base)
+    sweep(report.parent, name=report.name)  # left by a run that was killed when it had just made the folder
+    with partial_folder(base) as folder:
+        yield folder / HELD_OUT
+        make_folder(report)
+        with reported(report / HELD_OUT):
+            os.replace(folder / HELD_OUT, report / HELD_OUT)
+
+
+def _first_missing(folder: Path) -> Path:
+    """Return the folder itself, or the first one above it that would have to be made too."""
+    while not folder.parent.exists():
+        folder = folder.parent
+    return folder
 
 
 def write_report(folder: Path, report: Report, *, limits: Sequence[Limit], options: Options) -> tuple[str, ...]:

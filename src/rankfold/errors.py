@@ -19,6 +19,10 @@ class PlanError(RankfoldError):
     """The rank plan does not fit the model, or the budget cannot be met."""
 
 
+class OptionsError(RankfoldError):
+    """A setting makes no sense."""
+
+
 class RuntimeUnavailableError(RankfoldError):
     """The runtime or the provider asked for is not there."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rankfold.options import Options
+from rankfold.options import Options, check_options
 from rankfold.passes.inline import with_functions_inline
 from rankfold.passes.model_file import Model, load_model
 from rankfold.passes.sites import Scan, find_sites
@@ -14,8 +14,10 @@ def open_model(path: str | os.PathLike[str], options: Options) -> tuple[Model, S
     """Return a model and its sites.
 
     Raises:
+        OptionsError: A setting makes no sense.
         ModelError: The model cannot be used.
     """
+    check_options(options)
     model = load_model(path)
     scan = _scan(model, options)
     flat = with_functions_inline(model)

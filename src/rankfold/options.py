@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, SupportsIndex, TypeVar, get_args
 
+from rankfold.errors import OptionsError
 from rankfold.values import Provider
 
 Item = TypeVar("Item")
@@ -57,3 +59,40 @@ class Options:
     latency_rounds: int = 20
     held_out_to: Path | None = None
     progress: Progress = silent
+
+
+def check_options(options: Options) -> None:
+    """Check the settings by themselves, before any work.
+
+    Raises:
+        OptionsError: One makes no sense.
+    """
+    for name, least in (("batch_size", 1), ("seed", 0), ("latency_rounds", 0), ("row_stride", 1)):
+        value = getattr(options, name)
+        if not (name == "row_stride" and value is None) and not _is_count(value, least):
+            raise _senseless(name, value, f"a whole number from {least} on")
+    if not is_number(options.holdout) or not 0 < options.holdout < 1:
+        raise _senseless("holdout", options.holdout, "a number above 0 and below 1, such as 0.2")
+    if options.provider not in get_args(Provider):
+        raise _senseless("provider", options.provider, " or ".join(map(repr, get_args(Provider))))
+    for name in ("include", "exclude", "outputs"):
+        value = getattr(options, name)
+        if not isinstance(value, tuple | list) or not all(isinstance(part, str) for part in value):
+            raise _senseless(name, value, "a tuple of texts, such as ('fc1',)")
+    if options.mask is not None and not isinstance(options.mask, str):
+        raise _senseless("mask", options.mask, "the name of a model input")
+    if options.held_out_to is not None and not isinstance(options.held_out_to, Path):
+        raise _senseless("held_out_to", options.held_out_to, "a pathlib.Path")
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a real number, numpy's included; True and False are none here."""
+    return hasattr(value, "__float__") and hasattr(value, "__le__") and not isinstance(value, bool)
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool) and operator.index(value) >= least
+
+
+def _senseless(name: str, value: object, expected: str) -> OptionsError:
+    return OptionsError(f"option {name} is {value!r}; expected {expected}")

@@ -17,7 +17,9 @@ from rankfold.findings import Analysis, Discrepancy, Latency, Report
 from rankfold.measures import site_summaries, sizes, versions
 from rankfold.opening import open_model
 from rankfold.options import Options as Options
+from rankfold.options import check_options, is_number
 from rankfold.passes.fold import fold
+from rankfold.passes.graph_checks import check_measurable
 from rankfold.passes.model_file import Model, input_specs, load_model, output_names
 from rankfold.passes.plan import check_plan, site_curves
 from rankfold.passes.plan import make_plan as plan_for
@@ -125,6 +127,7 @@ def compress(  # the public way in: one budget of three, and where the result go
     """
     budget = _budget(keep, energy, plan)
     loaded, scan = open_model(model, options)
+    check_measurable(loaded.given.path, loaded.given.proto)
     path = Path(output) if output is not None else loaded.given.path.with_suffix(".folded.onnx")
     check_writable(path)
     check_no_input(path, (*loaded.given.files, data))
@@ -149,6 +152,7 @@ def validate(base: PathLike, candidate: PathLike, data: DataLike, *, options: Op
         ModelError: A model cannot be used, or their outputs differ in name or shape.
         CalibrationDataError: The data does not fit.
     """
+    check_options(options)
     first, second = load_model(base), load_model(candidate)
     source = open_source(data, input_specs(first))
     batches = options.progress(batched(source.units, options.batch_size), "comparing", None)
@@ -162,6 +166,7 @@ def bench(base: PathLike, candidate: PathLike, data: DataLike, *, options: Optio
         ModelError: A model cannot be used.
         CalibrationDataError: The data does not fit, or holds no samples.
     """
+    check_options(options)
     first, second = load_model(base), load_model(candidate)
     specs = input_specs(first)
     feed = next(batched(open_source(data, specs).units, options.batch_size))
@@ -176,8 +181,10 @@ def _budget(keep: float | None, energy: float | None, plan: RankPlan | None) -> 
     ]
     if len(given) != 1:
         raise PlanError(f"{len(given)} budgets were given; expected exactly one of keep, energy and plan")
-    if not isinstance(given[0], RankPlan) and not 0 < given[0].share <= 1:
-        raise PlanError(f"the share is {given[0].share}; expected a number above 0 and at most 1")
+    if plan is not None and not isinstance(plan, RankPlan):
+        raise PlanError(f"the plan is a {type(plan).__name__}; expected a RankPlan, as make_plan returns it")
+    if not isinstance(given[0], RankPlan) and not (is_number(given[0].share) and 0 < given[0].share <= 1):
+        raise PlanError(f"the share is {given[0].share!r}; expected a number above 0 and at most 1")
     return given[0]
 
 
@@ -191,6 +198,7 @@ def _check_outputs(model: Model, options: Options) -> None:
 
 
 def _captured(model: Model, scan: Scan, data: DataLike, options: Options) -> Calibration:
+    check_measurable(model.path, model.proto)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder:
         return capture(model, scan, data, options.held_out_to or Path(folder) / "held_out.npz", options=options)
 
