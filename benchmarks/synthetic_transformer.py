@@ -62,7 +62,12 @@ def write_transformer(path: Path, shape: Shape, *, seed: int = 0) -> None:
     graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", _CLASSES]))
     graph.initializer.extend(
         numpy_helper.from_array(np.array(values, np.int64), name)
-        for name, values in {"split": [0, 0, 3, shape.heads, -1], "joined": [0, 0, shape.width], "token_axis": [1], "first_axis": [0]}.items()
+        for name, values in {
+            "split": [0, 0, 3, shape.heads, -1],
+            "joined": [0, 0, shape.width],
+            "token_axis": [1],
+            "first_axis": [0],
+        }.items()
     )
     scale = np.array(1 / math.sqrt(shape.width / shape.heads), np.float32)
     graph.initializer.append(numpy_helper.from_array(scale, "attention_scale"))
@@ -137,9 +142,7 @@ def _attention(name: str) -> Iterator[NodeProto]:
 
 
 def _norm(name: str, source: str) -> Iterator[NodeProto]:
-    yield helper.make_node(
-        "LayerNormalization", [source, f"{name}/scale", f"{name}/shift"], [name], name=name, axis=-1
-    )
+    yield helper.make_node("LayerNormalization", [source, f"{name}/scale", f"{name}/shift"], [name], name=name, axis=-1)
 
 
 def _dense(name: str, source: str) -> Iterator[NodeProto]:
