@@ -44,7 +44,7 @@ class Shape:
         return 4 * (self.vocabulary * self.width + 12 * self.layers * self.width**2)
 
 
-def shape_of(gigabytes: float, *, width: int = 768, embedding: float = 0.65) -> Shape:
+def shape_of(gigabytes: float, *, width: int = 768, embedding: float = 0.75) -> Shape:
     """Return a shape of about that many gigabytes (10⁹), of which the embedding has the given share."""
     floats = gigabytes * 1e9 / 4
     layers = max(1, round((1 - embedding) * floats / (12 * width**2)))

@@ -18,7 +18,7 @@ from rankfold.values import Feed, Provider
 Clock = Callable[[], float]
 Run = Callable[[], None]
 
-_LEAN_NOTE = "both models without prepacked weights"
+_LEAN_NOTE = "neither model's weights prepacked"
 _WARM_UPS = 3  # first runs allocate, pack weights and choose kernels
 _LEAST_ROUNDS = 5  # the fewest that have quartiles worth the name
 _MOST_SECONDS = 20.0  # a round is not begun later than this, once there are enough

@@ -62,7 +62,7 @@ def test_a_report_says_more_than_what_is_promised() -> None:
     assert found["requested"] == "keep 0.5"
     assert found["kept"] == 3264 / 6816
     assert found["samples"] == {"calibration": 1600, "held_out": 400}
-    assert found["self_check"] == {"held_out": 3e-7, "unseen": 4e-8, "tolerance": 2.4e-4}
+    assert found["self_check"] == {"held_out": 3e-7, "unseen": 4e-8, "tolerance": 2.4e-4, "checked": 2, "folded": 2}
     assert found["warnings"] == list(REPORT.warnings)
     assert found["polygraphy"] == ["polygraphy run a", "polygraphy run b"]
     (limit,) = found["limits"]

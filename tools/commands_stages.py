@@ -77,7 +77,7 @@ def calibrate(
     run: RunOptions = _RUN,
     show: ShowOptions = _SHOW,
 ) -> int:
-    """Run the model over the data once and save what was collected, for `rankfold plan`.
+    """Run the model over the data and save what was collected, for `rankfold plan`.
 
     Args:
         model: The ONNX model.
@@ -89,8 +89,7 @@ def calibrate(
     note_output_folder(out.parent)
     with shown_progress(quiet=show.quiet) as progress:
         options = stage_options(run=run, calibration=calibration, exclusion=exclusion, progress=progress)
-        found = pipeline.calibrate(model, data, options=options)
-    pipeline.save_calibration(found, out)
+        found = pipeline.calibrate(model, data, output=out, options=options)
     if show.json:
         print_json(calibration_to_json(found, out))
     else:

@@ -44,6 +44,7 @@ def report_to_json(report: Report, *, limits: Sequence[Limit] = (), commands: Se
         "sites": [asdict(site) for site in report.sites],
         "skipped": [asdict(node) for node in report.skipped],
         "warnings": list(report.warnings),
+        "notes": list(report.notes),
         "limits": limits_to_json(limits),
         "polygraphy": list(commands),
     }
