@@ -152,7 +152,8 @@ class SumKeeper:
     def _restore(self, sums: Mapping[Request, Sums]) -> tuple[int, str]:
         if not self.path.is_file():
             return 0, ""
-        with _readable(self.path), np.load(self.path, allow_pickle=False) as archive:
+        # Opened by hand: np.load leaves a damaged file open.
+        with _readable(self.path), self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             head = json.loads(str(archive["head"]))
             if tuple(head["place"]) != self.place:
                 return 0, ""

@@ -104,3 +104,7 @@ def test_a_calibration_is_told_without_its_moments() -> None:
         "tensors": [],
         "settings": {"seed": 3},
     }
+
+
+def test_notes_are_there() -> None:
+    assert report_to_json(replace(REPORT, notes=("one", "two")))["notes"] == ["one", "two"]

@@ -163,3 +163,39 @@ def test_no_distribution_is_refused_and_one_is_not(monkeypatch: pytest.MonkeyPat
         check_distributions()
     monkeypatch.setattr(metadata, "version", _installed("onnxruntime"))
     check_distributions()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read memory from")
+@pytest.mark.parametrize("text", ["h = MatMul(x, W)", "t = Transpose(W) h = MatMul(x, t)"], ids=["plain", "transposed"])
+def test_a_lean_session_makes_no_copies_of_the_weights(text: str, tmp_path: Path) -> None:
+    graph = f"g (float[N,2048] x) => (float[N,2048] h) {{ {text} }}"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {graph}')
+    weight = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "W"))
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin")
+    feed, taken, found = {"x": weight[:3]}, [], []
+    for lean in (True, False):
+        before = anonymous_bytes()
+        session = open_session(tmp_path / "m.onnx", lean=lean)
+        taken.append(anonymous_bytes() - before)
+        found.append(run_outputs(session, feed)["h"])
+    assert taken[0] < weight.nbytes / 2
+    assert taken[1] > weight.nbytes / 2
+    # Sums of 2048 products of size one, in another order.
+    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=2048 * 6e-8 * 16)
+
+
+def anonymous_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def test_external_weights_may_lie_elsewhere(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "a", external=True)
+    moved = tmp_path / "b" / path.name
+    moved.parent.mkdir()
+    path.rename(moved)
+    with pytest.raises(ModelError, match="refuses it"):
+        open_session(moved)
+    found = run_outputs(open_session(moved, weights_folder=path.parent), {"x": np.ones((1, 3), np.float32)})["y"]
+    np.testing.assert_allclose(found[0], np.maximum(WEIGHT.sum(axis=0), 0), rtol=1e-6)

@@ -125,7 +125,7 @@ def _fingerprint(model: Model, data: DataLike, tapped: Tapped, options: Options)
     return {
         "model": model.digest,
         "data": data_fingerprint(data),
-        "layers": hashlib.sha256(tapped.addition).hexdigest(),
+        "layers or first sample": hashlib.sha256(tapped.addition).hexdigest(),
         "versions": json.dumps(versions(), sort_keys=True),
         **{name.replace("_", " "): str(value) for name, value in recorded.items()},
     }
