@@ -94,13 +94,13 @@ def watch(command: Sequence[str], stdout: int) -> Watched:
     """Run a command to its end and return what it and its children took."""
     begun = time.perf_counter()
     process = subprocess.Popen(command, stdout=stdout)
-    peak, written = 0, dict[int, int]()
+    peak, written = 0, 0
     while process.poll() is None:
         family = [process.pid, *_children(process.pid)]
         peak = max(peak, sum(_own_memory(pid) for pid in family))
-        written |= {pid: max(_written(pid), written.get(pid, 0)) for pid in family}
+        written = max(written, sum(_written(pid) for pid in family))  # a child's count goes to its parent at the end
         time.sleep(_SAMPLED_SECONDS)
-    return Watched(time.perf_counter() - begun, peak, sum(written.values()), process.returncode)
+    return Watched(time.perf_counter() - begun, peak, written, process.returncode)
 
 
 def _row(shape: Shape, seen: Watched, report: dict[str, Any], result_bytes: int, error: float) -> dict[str, Any]:
@@ -180,9 +180,8 @@ def _table(row: dict[str, Any]) -> str:
         ("most anonymous memory of all processes", f"{row['peak_bytes'] / _GIGA:.2f}"),
         ("written to disk", f"{row['written_bytes'] / _GIGA:.2f}"),
     ]
-    told = (
-        f"{row['seconds'] / 60:.0f} minutes in all, {row['sweeps']} sweeps over the data, relative L2 on held-out data"
-    )
+    minutes, sweeps = f"{row['seconds'] / 60:.0f} minutes in all", row["sweeps"]
+    told = f"{minutes}; sweeps over the data: {sweeps}; relative L2 on held-out data:"
     return f"{markdown(head, lines)}\n\n{told} {row['relative_l2']:.3f}."
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +130,7 @@ def _summed(
     return collector.collect(batches, side=side, keeper=keeper, stored=stored)
 
 
-def _batches(collection: Collection, side: str, options: Options) -> Iterator[Feed]:
+def _batches(collection: Collection, side: str, options: Options) -> Generator[Feed, None, None]:
     if side == "held_out":
         yield from read_spool(collection.reading.held_out)
         return
