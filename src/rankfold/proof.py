@@ -28,6 +28,7 @@ from rankfold.values import Feed, InputSpec, RankPlan
 # where one rounded once, and a few dozen layers carry that on. What was seen in float32 is near 12.
 _ROUNDINGS = 64
 _PROBE_ROWS = 64
+_GOLDEN = (5**0.5 - 1) / 2  # multiples of it, modulo 1, lie evenly however many are taken
 _CHECKED_SHARE = 0.5  # of the memory, for what is folded at full rank
 
 
@@ -82,8 +83,8 @@ def checked_sites(sites: Sequence[Site], room_bytes: int) -> list[Site]:
     first = {site.op_type: site for site in reversed(sites)}
     chosen = {site.name for site in first.values()}
     room = room_bytes - sum(_full_rank_bytes(site) for site in first.values())
-    step = max(1, -(-sum(_full_rank_bytes(site) for site in sites) // max(room_bytes, 1)))
-    for site in (*sites[::step], *sites):
+    spread = sorted(range(len(sites)), key=lambda place: place * _GOLDEN % 1)
+    for site in (sites[place] for place in spread):
         needed = _full_rank_bytes(site)
         if site.name not in chosen and needed <= room:
             chosen.add(site.name)
