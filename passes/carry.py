@@ -21,11 +21,12 @@ class Rewritten:
 
     Attributes:
         skeleton: Everything but the initializers.
-        initializers: The original's own that are still needed, then the new ones.
+        initializers: The original's own that are still needed, then the new ones. Iterating may compute them one
+            after the other; each is to be let go before the next.
     """
 
     skeleton: ModelProto
-    initializers: tuple[TensorProto, ...]
+    initializers: Iterable[TensorProto]
 
 
 def carry_back(original: ModelProto, graph: gs.Graph, imported: Sequence[gs.Node]) -> Rewritten:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto, numpy_helper
 
 from rankfold.errors import ModelError
 from rankfold.passes.carry import Rewritten, carry_back
@@ -22,9 +24,17 @@ from rankfold.values import FloatArray, RankPlan
 
 
 def fold(
-    model: Model, scan: Scan, plan: RankPlan, spectra: Mapping[str, Spectrum], *, version: str
+    model: Model,
+    scan: Scan,
+    plan: RankPlan,
+    spectra: Mapping[str, Spectrum],
+    *,
+    version: str,
+    whole: Callable[[Site], Spectrum] | None = None,
 ) -> Rewritten | None:
     """Return the model with every planned site folded; None where the plan folds nothing.
+
+    The new weights are computed while the result is written, site by site.
 
     Args:
         model: The original; it is not changed.
@@ -32,6 +42,7 @@ def fold(
         plan: Checked against them.
         spectra: Site name to basis, for the folded sites at least.
         version: Recorded in the metadata with the pairs.
+        whole: Gives a site's basis with its vectors at the time they are needed, where `spectra` lack them.
 
     Raises:
         ModelError: A weight to be folded holds NaN or infinity.
@@ -39,22 +50,24 @@ def fold(
     ranks = {line.site: line.rank for line in plan.folded}
     if not any(ranks.values()):
         return None
+    job = _Job(model, scan, {name: rank for name, rank in ranks.items() if rank is not None}, spectra, whole)
     view = open_view(model.proto)
+    made: dict[str, gs.Constant] = {}
     pairs = list(scan.pairs)
     split = {site.weight.root for site in scan.parts if site.name in ranks}
     for site in scan.parts:
         if site.weight.root in split and site.name not in ranks:
             dense = np.asarray(read_weight(model, scan.index, site)).astype(site.stored_dtype)
             read_own_part(view, site, widened(view, site, view.constant(f"{site.name}/part", as_read(site, dense))))
-    for site in scan.sites:
-        rank = ranks.get(site.name)
-        if rank is not None:
-            weight = finite_weight(model, scan, site)
-            factors = factorise(weight, spectra[site.name], rank, dtype=site.stored_dtype)
-            pairs.append(_fold_site(view, model, scan, site, factors))
+    for site in job.sites:
+        pair, constants = job.fold_site(view, site, job.outline(site))
+        pairs.append(pair)
+        for constant in constants:  # only names and types are needed to write the graph
+            constant.values = np.empty(0, constant.values.dtype)
+            made[constant.name] = constant
     folded = carry_back(model.proto, view.graph, view.imported)
     record_pairs(folded.skeleton, pairs, version=version, plan_digest=plan_digest(plan))
-    return folded
+    return replace(folded, initializers=_Initializers(job, tuple(folded.initializers), frozenset(made)))
 
 
 def full_rank(plan: RankPlan) -> RankPlan:
@@ -77,6 +90,84 @@ def finite_weight(model: Model, scan: Scan, site: Site) -> FloatArray:
             " infinite; export the model again from a sound checkpoint, or leave the node alone with --exclude"
         )
     return weight
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a fold works from."""
+
+    model: Model
+    scan: Scan
+    ranks: Mapping[str, int]
+    spectra: Mapping[str, Spectrum]
+    whole: Callable[[Site], Spectrum] | None
+
+    @property
+    def sites(self) -> Iterator[Site]:
+        """Yield the sites to fold, in graph order."""
+        return (site for site in self.scan.sites if site.name in self.ranks)
+
+    def outline(self, site: Site) -> Factors:
+        """Return factors of the right shapes that hold nothing and take no memory."""
+        rank, leading = self.ranks[site.name], (site.blocks,) if site.blocks > 1 else ()
+        down = np.zeros((*leading, site.in_features, rank), site.stored_dtype)
+        up = np.zeros((*leading, rank, site.out_features), site.stored_dtype)
+        shifts = (np.zeros(site.out_features),) * len(site.uses) if self.spectra[site.name].centred else None
+        return Factors(down, up, shifts)
+
+    def factors(self, site: Site) -> Factors:
+        """Return the factors themselves."""
+        basis = self.spectra[site.name] if self.whole is None else self.whole(site)
+        weight = finite_weight(self.model, self.scan, site)
+        return factorise(weight, basis, self.ranks[site.name], dtype=site.stored_dtype)
+
+    def fold_site(self, view: View, site: Site, factors: Factors) -> tuple[FoldedPair, list[gs.Constant]]:
+        """Fold one site in a view; return what to record of it and the constants it brought."""
+        before = set(view.taken)
+        pair = _fold_site(view, self.model, self.scan, site, factors)
+        new = view.taken - before
+        found = (tensor for node in view.graph.nodes for tensor in node.inputs if tensor.name in new)
+        return pair, list({tensor.name: tensor for tensor in found if isinstance(tensor, gs.Constant)}.values())
+
+
+@dataclass(frozen=True)
+class _Initializers:
+    """The initializers of a folded model, in order, the new ones computed when their site's turn comes.
+
+    The edit is made once more on a fresh view, site by site and now with the real numbers, so that names and values
+    come from the same lines of code. One site's factors are held at a time, and biases until their place comes.
+
+    Attributes:
+        outlined: All initializers, those in `made` empty.
+        made: Names of those to compute.
+    """
+
+    job: _Job
+    outlined: tuple[TensorProto, ...]
+    made: frozenset[str]
+
+    def __iter__(self) -> Iterator[TensorProto]:
+        view, sites = open_view(self.job.model.proto), self.job.sites
+        ready: dict[str, gs.Constant] = {}
+        for tensor in self.outlined:
+            if tensor.name not in self.made:
+                yield tensor
+                continue
+            while tensor.name not in ready:
+                ready |= _computed(self.job, view, next(sites))
+            yield _emptied(ready.pop(tensor.name))
+
+
+def _computed(job: _Job, view: View, site: Site) -> dict[str, gs.Constant]:
+    _, constants = job.fold_site(view, site, job.factors(site))
+    return {constant.name: constant for constant in constants}
+
+
+def _emptied(constant: gs.Constant) -> TensorProto:
+    """Return a constant as a tensor, and let go of its values: the view would keep them."""
+    tensor = numpy_helper.from_array(constant.values, constant.name)
+    constant.values = np.empty(0, constant.values.dtype)
+    return tensor
 
 
 def _fold_site(view: View, model: Model, scan: Scan, site: Site, factors: Factors) -> FoldedPair:

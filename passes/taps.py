@@ -23,7 +23,7 @@ _OFFSET = f"{_PREFIX}/offset"
 _MASK_ROWS = f"{_PREFIX}/mask_rows"
 _COLUMN, _FIRST_AXIS, _END = f"{_PREFIX}/column", f"{_PREFIX}/first_axis", f"{_PREFIX}/end"
 _ROWS_ONLY, _ONE_COLUMN = f"{_PREFIX}/rows_only", f"{_PREFIX}/one_column"
-_FILLED_OPSET = 9  # ConstantOfShape and Where exist from here on
+OLDEST_MASKED_OPSET = 9  # ConstantOfShape and Where exist from here on
 OLDEST_STRIDED_OPSET = 10  # Slice knows steps, and Mod exists, from here on
 
 
@@ -100,7 +100,7 @@ def _add_tap(graph: GraphProto, request: Request, setting: TapSetting, place: tu
     graph.node.extend(_taken_rows(request, setting, prefix))
     if setting.masked:
         graph.node.extend(_masked(setting, prefix))
-    elif opset < _FILLED_OPSET:
+    elif opset < OLDEST_MASKED_OPSET:
         graph.initializer.append(numpy_helper.from_array(np.zeros((setting.features, 1), dtype), f"{prefix}/nothing"))
         graph.initializer.append(numpy_helper.from_array(np.ones(1, dtype), f"{prefix}/one"))
         graph.node.append(helper.make_node("Gemm", [rows, f"{prefix}/nothing", f"{prefix}/one"], [weights]))

@@ -46,6 +46,18 @@ def write_model(rewritten: Rewritten | None, source: Model, path: Path) -> None:
                 write_streamed(file, rewritten.skeleton, tensors)
 
 
+def write_referring(rewritten: Rewritten, source: Model, path: Path) -> None:
+    """Write a model for a passing look: what lies in the source's external files is referred to, not copied.
+
+    A session of it has to be told the source's folder.
+
+    Raises:
+        OutputError: The place cannot be written.
+    """
+    with whole_file_reported(path) as file:
+        write_streamed(file, rewritten.skeleton, (_inside(tensor, source) for tensor in rewritten.initializers))
+
+
 def check_writable(path: Path) -> None:
     """Check before any work that a file can be written.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,9 @@ import onnx
 from numpy.typing import NDArray
 
 from rankfold.errors import CalibrationDataError
+from rankfold.runtime_calib.checkpoint import SumKeeper
 from rankfold.runtime_calib.sessions import ORT_ERRORS, open_session, run_outputs, unusable_batch
+from rankfold.runtime_calib.sums import Sums
 from rankfold.values import Feed, Moments, Provider, Request, TapNames, Tapped
 
 _TEXT = "OSU"  # numpy's kinds of text
@@ -28,7 +30,13 @@ class Seen:
 
 
 def probe(
-    model: Path, tensors: Sequence[str], feed: Feed, *, exposed: Sequence[str], provider: Provider = "cpu"
+    model: Path,
+    tensors: Sequence[str],
+    feed: Feed,
+    *,
+    exposed: Sequence[str],
+    provider: Provider = "cpu",
+    lean: bool = False,
 ) -> dict[str, Seen]:
     """Run one small batch and return what each named tensor was.
 
@@ -38,6 +46,7 @@ def probe(
         feed: The batch.
         exposed: The tensors that are outputs of the model already.
         provider: Where to run.
+        lean: Without onnxruntime's own copies of the weights.
 
     Raises:
         ModelError: onnxruntime refuses the model, or cannot give out one of the tensors.
@@ -45,9 +54,13 @@ def probe(
     """
     addition = onnx.ModelProto()
     addition.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in exposed)
-    session = open_session(model, provider=provider, addition=addition.SerializeToString())
+    session = open_session(model, provider=provider, addition=addition.SerializeToString(), lean=lean)
     found = run_outputs(session, feed, outputs=list(tensors))
     return {name: Seen(array.shape, array.dtype.name, array) for name, array in found.items()}
+
+
+def _in_memory(_request: Request, moments: Moments) -> Moments:
+    return moments
 
 
 class Collector:
@@ -57,27 +70,44 @@ class Collector:
     batch gives is written into arrays that are made once, since new ones cost more than the sums themselves.
     """
 
-    def __init__(self, tapped: Tapped, *, seed: int, provider: Provider = "cpu") -> None:
+    def __init__(self, tapped: Tapped, *, seed: int, provider: Provider = "cpu", lean: bool = False) -> None:
         self._tapped = tapped
-        self._session = open_session(tapped.source, provider=provider, addition=tapped.addition)
-        self._random = np.random.default_rng(seed)
+        self._session = open_session(tapped.source, provider=provider, addition=tapped.addition, lean=lean)
+        self._seed = seed
         self._found = {name: array for taps in tapped.taps.values() for name, array in _arrays(taps).items()}
 
-    def collect(self, batches: Iterable[Feed]) -> dict[Request, Moments]:
+    def collect(
+        self,
+        batches: Iterable[Feed],
+        *,
+        side: int = 0,
+        keeper: SumKeeper | None = None,
+        stored: Callable[[Request, Moments], Moments] = _in_memory,
+    ) -> dict[Request, Moments]:
         """Return the sums over the rows of all batches.
+
+        Args:
+            batches: The data.
+            side: A number for this part of the data; the offsets of the strides are drawn for it and each batch anew,
+                so that they do not depend on what was collected before.
+            keeper: Saves the sums now and then, and gives back those that an earlier run saved.
+            stored: Takes finished moments, one after the other, and returns them from where they are kept.
 
         Raises:
             CalibrationDataError: A batch cannot be run, gives NaN or infinity, or there are no rows.
         """
-        sums = {request: _Sums.empty(len(taps.pilot)) for request, taps in self._tapped.taps.items()}
-        for number, feed in enumerate(batches):
-            self._run(feed | {self._tapped.offset_input: self._random.integers(_OFFSETS, size=1)})
+        sums = {request: Sums.empty(len(taps.pilot)) for request, taps in self._tapped.taps.items()}
+        for number, feed in enumerate(batches) if keeper is None else keeper.remaining(batches, sums):
+            offset = np.random.default_rng((self._seed, side, number)).integers(_OFFSETS, size=1)
+            self._run(feed | {self._tapped.offset_input: offset})
             for request, taps in self._tapped.taps.items():
                 sums[request].add(*(self._found[name] for name in (taps.gram, taps.total, taps.count)))
                 if not sums[request].finite:
                     raise _not_finite(request, number)
+            if keeper is not None:
+                keeper.save_if_due(sums)
         pilots = {request: taps.pilot for request, taps in self._tapped.taps.items()}
-        return {request: total.moments(request, pilots[request]) for request, total in sums.items()}
+        return {request: stored(request, sums.pop(request).moments(request, pilots[request])) for request in list(sums)}
 
     def _run(self, feed: Feed) -> None:
         if any(array.dtype.kind in _TEXT for array in feed.values()):  # cannot be bound
@@ -95,39 +125,6 @@ class Collector:
             binding.synchronize_outputs()
         except ORT_ERRORS as error:
             raise unusable_batch(feed, error) from error
-
-
-@dataclass
-class _Sums:
-    count: float
-    total: NDArray[np.float64]
-    gram: NDArray[np.float64]
-
-    @classmethod
-    def empty(cls, features: int) -> _Sums:
-        return cls(0.0, np.zeros(features), np.zeros((features, features)))
-
-    @property
-    def finite(self) -> bool:
-        return bool(np.isfinite(np.trace(self.gram)) and np.isfinite(self.total).all())
-
-    def add(self, gram: NDArray[np.floating], total: NDArray[np.floating], count: NDArray[np.floating]) -> None:
-        self.count += float(count[0, 0])
-        self.total += total[0]
-        self.gram += gram
-
-    def moments(self, request: Request, pilot: NDArray[np.floating]) -> Moments:
-        """Return the sums about zero; here they are about the pilot row."""
-        if not self.count:
-            raise CalibrationDataError(
-                f"activation {request.tensor!r} has no rows in the whole of the data; check the mask and the inputs"
-            )
-        row = pilot.astype(np.float64)
-        half = self.total + self.count / 2 * row
-        self.gram += row[:, None] * half
-        self.gram += half[:, None] * row
-        self.total += self.count * row
-        return Moments(self.count, self.total, self.gram)
 
 
 def _arrays(taps: TapNames) -> dict[str, NDArray[np.floating]]:

@@ -25,17 +25,25 @@ def compare(
     *,
     outputs: tuple[str, ...] = (),
     provider: Provider = "cpu",
+    lean: bool = False,
+    candidate_weights: Path | None = None,
 ) -> Discrepancy:
     """Return how far the candidate's outputs are from the base's, over all batches; one is held at a time.
 
     Args:
         outputs: The outputs to compare, all when empty; both models must have the same set in any case.
+        lean: Run both without onnxruntime's own copies of the weights.
+        candidate_weights: Folder of the candidate's external weights, where they do not lie beside it.
 
     Raises:
         CalibrationDataError: There is no batch, or a model cannot run one.
         ModelError: The outputs differ in name or shape, one is unknown, not numeric, or not finite.
     """
-    sessions = {path: open_session(path, provider=provider) for path in (base, candidate)}
+    folders = {base: None, candidate: candidate_weights}
+    sessions = {
+        path: open_session(path, provider=provider, lean=lean, weights_folder=folder)
+        for path, folder in folders.items()
+    }
     names = _names(base, candidate, sessions, outputs)
     sums = {name: OutputSums() for name in names}
     samples = 0

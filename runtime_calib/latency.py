@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from rankfold.values import Feed, Provider
 Clock = Callable[[], float]
 Run = Callable[[], None]
 
+_LEAN_NOTE = "neither model's weights prepacked"
 _WARM_UPS = 3  # first runs allocate, pack weights and choose kernels
 _LEAST_ROUNDS = 5  # the fewest that have quartiles worth the name
 _MOST_SECONDS = 20.0  # a round is not begun later than this, once there are enough
@@ -45,6 +47,7 @@ def latency_of_batches(
     feeds: Iterable[Feed],
     *,
     provider: Provider = "cpu",
+    lean: bool = False,
     rounds: int = 30,
     seconds: float = _MOST_SECONDS,
     clock: Clock = time.perf_counter,
@@ -56,20 +59,21 @@ def latency_of_batches(
     between runs: one model's would take the other's CPUs.
 
     Args:
+        lean: Both without onnxruntime's own copies of the weights; noted in the result.
         rounds: Rounds per feed.
         seconds: Time per feed after which no round begins, once there are five.
 
     Raises:
         CalibrationDataError: A model cannot run a feed.
     """
-    first, second = open_session(base, provider=provider), open_session(candidate, provider=provider)
+    first, second = (open_session(path, provider=provider, lean=lean) for path in (base, candidate))
     latencies = []
     for feed in feeds:
         before, after = interleave(
             _bound(first, feed, provider), _bound(second, feed, provider), rounds=rounds, seconds=seconds, clock=clock
         )
         latencies.append(summarize_times(before, after, provider=provider, batch=sample_count(feed)))
-    return tuple(latencies)
+    return tuple(replace(line, note=_LEAN_NOTE) if lean else line for line in latencies)
 
 
 def interleave(

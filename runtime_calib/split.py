@@ -6,16 +6,24 @@ import math
 import random
 from collections.abc import Hashable, Iterable, Iterator
 from fractions import Fraction
+from typing import Protocol
 
 from rankfold.errors import CalibrationDataError
-from rankfold.runtime_calib.spool import SpoolWriter
 from rankfold.runtime_calib.units import Unit
 
 _FIRST_WINDOW = 2
 """The first window draws among its first two, so that any two units or groups give one on each side."""
 
 
-def hold_out(units: Iterable[Unit], *, share: float, seed: int, spool: SpoolWriter) -> Iterator[Unit]:
+class UnitWriter(Protocol):
+    """Takes the held-out units."""
+
+    def write(self, unit: Unit) -> None:
+        """Take one unit."""
+        ...
+
+
+def hold_out(units: Iterable[Unit], *, share: float, seed: int, spool: UnitWriter) -> Iterator[Unit]:
     """Pass the calibration units on and write the held-out ones to the spool.
 
     Units (where they have groups: newly seen groups) are counted into windows of 1/share; a seeded draw holds one of
@@ -50,7 +58,7 @@ def _draws(share: Fraction, seed: int) -> Iterator[bool]:
             yield position == chosen
 
 
-def _calibration_units(units: Iterable[Unit], draws: Iterator[bool], spool: SpoolWriter) -> Iterator[Unit]:
+def _calibration_units(units: Iterable[Unit], draws: Iterator[bool], spool: UnitWriter) -> Iterator[Unit]:
     sides: dict[Hashable, bool] = {}
     seen = [0, 0]
     total = 0

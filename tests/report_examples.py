@@ -43,7 +43,7 @@ REPORT = Report(
     calibration_samples=1_600,
     held_out_samples=400,
     discrepancy=Discrepancy(400, (LOGITS, FEATURES)),
-    self_check=SelfCheck(3e-7, 4e-8, 2.4e-4),
+    self_check=SelfCheck(3e-7, 4e-8, 2.4e-4, 2, 2),
     latency=(
         Latency("cpu", 1, 2.5, 2.0, (2.25, 2.75), (1.75, 2.25), 1.25, 20),
         Latency("cpu", 8, 20.0, 10.0, (19.0, 21.0), (9.0, 11.0), 2.0, 20),

@@ -104,3 +104,11 @@ def test_batch_that_cannot_be_run(tmp_path: Path, feed: dict[str, np.ndarray]) -
     model = _save(tmp_path / "a.onnx", "Relu")
     with pytest.raises(CalibrationDataError, match="onnxruntime cannot run the model on a batch of"):
         measure_latency(model, model, feed, rounds=1)
+
+
+def test_times_without_copies_of_the_weights_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(GRAPH % "Relu"), path)
+    feed = {"x": np.ones((2, 3), np.float32), "k": np.ones(1, np.int64)}
+    notes = [latency_of_batches(path, path, [feed], rounds=5, lean=lean)[0].note for lean in (False, True)]
+    assert notes == [None, "neither model's weights prepacked"]

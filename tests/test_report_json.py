@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_a_report_says_more_than_what_is_promised() -> None:
     assert found["requested"] == "keep 0.5"
     assert found["kept"] == 3264 / 6816
     assert found["samples"] == {"calibration": 1600, "held_out": 400}
-    assert found["self_check"] == {"held_out": 3e-7, "unseen": 4e-8, "tolerance": 2.4e-4}
+    assert found["self_check"] == {"held_out": 3e-7, "unseen": 4e-8, "tolerance": 2.4e-4, "checked": 2, "folded": 2}
     assert found["warnings"] == list(REPORT.warnings)
     assert found["polygraphy"] == ["polygraphy run a", "polygraphy run b"]
     (limit,) = found["limits"]
@@ -104,3 +105,7 @@ def test_a_calibration_is_told_without_its_moments() -> None:
         "tensors": [],
         "settings": {"seed": 3},
     }
+
+
+def test_notes_are_there() -> None:
+    assert report_to_json(replace(REPORT, notes=("one", "two")))["notes"] == ["one", "two"]

@@ -106,3 +106,11 @@ def test_a_self_check_out_of_tolerance_stands_out() -> None:
     assert REPORT.self_check is not None
     failed = replace(REPORT, self_check=replace(REPORT.self_check, unseen=0.5))
     assert "**outside** the tolerance" in section(report_to_markdown(failed), "Quality")
+
+
+def test_notes_and_the_sites_that_were_checked_are_told() -> None:
+    noted = replace(REPORT, notes=("the data was swept twice",), latency=(replace(REPORT.latency[0], note="care"),) * 2)
+    page = report_to_markdown(noted)
+    assert section(page, "Notes").strip().endswith("- the data was swept twice")
+    assert section(page, "Latency").count("Run with care.") == 1
+    assert "2 of 2 sites were checked." in section(page, "Quality")

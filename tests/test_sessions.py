@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from importlib import metadata, util
@@ -163,3 +165,41 @@ def test_no_distribution_is_refused_and_one_is_not(monkeypatch: pytest.MonkeyPat
         check_distributions()
     monkeypatch.setattr(metadata, "version", _installed("onnxruntime"))
     check_distributions()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read memory from")
+@pytest.mark.parametrize("text", ["h = MatMul(x, W)", "t = Transpose(W) h = MatMul(x, t)"], ids=["plain", "transposed"])
+def test_a_lean_session_makes_no_copies_of_the_weights(text: str, tmp_path: Path) -> None:
+    graph = f"g (float[N,2048] x) => (float[N,2048] h) {{ {text} }}"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {graph}')
+    weight = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "W"))
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin")
+    taken = {lean: taken_in_a_new_process(tmp_path / "m.onnx", lean=lean) for lean in (True, False)}
+    assert taken[True] < weight.nbytes / 2
+    assert taken[False] > weight.nbytes / 2
+    feed = {"x": weight[:3]}
+    found = [run_outputs(open_session(tmp_path / "m.onnx", lean=lean), feed)["h"] for lean in (True, False)]
+    # Sums of 2048 products of size one, in another order.
+    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=2048 * 6e-8 * 16)
+
+
+TAKING = """
+import sys
+from pathlib import Path
+from rankfold.runtime_calib.sessions import open_session
+
+def anonymous_bytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+before = anonymous_bytes()
+session = open_session(Path(sys.argv[1]), lean=sys.argv[2] == "True")
+print(anonymous_bytes() - before)
+"""
+
+
+def taken_in_a_new_process(model: Path, *, lean: bool) -> int:
+    """Return how much anonymous memory opening a session takes; here, freed memory might be used again."""
+    command = [sys.executable, "-c", TAKING, str(model), str(lean)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

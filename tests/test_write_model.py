@@ -14,8 +14,17 @@ from onnx_examples import build, folded, gaussian, low_rank_rows, opened, run
 
 from rankfold.errors import OutputError
 from rankfold.passes import write_model as module
+from rankfold.passes.carry import Rewritten
+from rankfold.passes.graph_index import copy_without
 from rankfold.passes.model_file import Model, load_model
-from rankfold.passes.write_model import check_writable, whole_file, whole_file_reported, write_model
+from rankfold.passes.write_model import (
+    check_writable,
+    whole_file,
+    whole_file_reported,
+    write_model,
+    write_referring,
+)
+from rankfold.runtime_calib.sessions import open_session, run_outputs
 
 TEXT = "g (float[n,40] x) => (float[n,30] y) { [fc] h = MatMul(x, w) hb = Add(h, b) y = MatMul(hb, v) u = Relu(spare) }"
 FEED = {"x": low_rank_rows(100, 40, 3, offset=1.0)}
@@ -188,3 +197,25 @@ def test_checking_a_place_leaves_it_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "old.onnx").write_bytes(b"old")
     check_writable(tmp_path / "old.onnx")
     assert (tmp_path / "old.onnx").read_bytes() == b"old"
+
+
+def test_a_model_for_a_passing_look_copies_no_external_weights(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    model = external(tmp_path / "source")
+    made = Rewritten(copy_without(model.proto, "initializer"), tuple(model.proto.graph.initializer))
+    write_referring(made, model, tmp_path / "look.onnx")
+    assert (tmp_path / "look.onnx").stat().st_size < 2000
+    look = onnx.load(tmp_path / "look.onnx", load_external_data=False)
+    assert {entry.value for t in look.graph.initializer for entry in t.external_data if entry.key == "location"} == {
+        "weights.bin"
+    }
+    session = open_session(tmp_path / "look.onnx", weights_folder=tmp_path / "source", lean=True)
+    np.testing.assert_array_equal(run_outputs(session, FEED)["y"], run(model.path, FEED)[0])
+
+
+def test_a_model_for_a_passing_look_holds_what_was_inside(tmp_path: Path) -> None:
+    model = inside(tmp_path)
+    made = Rewritten(copy_without(model.proto, "initializer"), tuple(model.proto.graph.initializer))
+    (tmp_path / "look").mkdir()
+    write_referring(made, model, tmp_path / "look" / "look.onnx")
+    np.testing.assert_array_equal(run(tmp_path / "look" / "look.onnx", FEED)[0], run(model.path, FEED)[0])

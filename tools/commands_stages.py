@@ -79,7 +79,7 @@ def calibrate(
     run: RunOptions = _RUN,
     show: ShowOptions = _SHOW,
 ) -> int:
-    """Run the model over the data once and save what was collected, for `rankfold plan`.
+    """Run the model over the data and save what was collected, for `rankfold plan`.
 
     Args:
         model: The ONNX model.
@@ -91,8 +91,7 @@ def calibrate(
     check_no_input(out, (model, data))
     with shown_progress(quiet=show.quiet) as progress:
         options = stage_options(run=run, calibration=calibration, selection=selection, progress=progress)
-        found = pipeline.calibrate(model, data, options=options)
-    pipeline.save_calibration(found, out)
+        found = pipeline.calibrate(model, data, output=out, options=options)
     if show.json:
         print_json(calibration_to_json(found, out))
     else:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
-from rankfold.options import Options, Progress, silent
+from rankfold.options import DEFAULT_MEMORY_BYTES, Options, Progress, silent
 from rankfold.values import Energy, Keep, Provider
 
 _BUDGET = Group("Budget (exactly one)", sort_key=0)
@@ -42,6 +44,31 @@ def is_not_negative(_kind: type, value: float | None) -> None:
     """Refuse what is below 0, and NaN."""
     if value is not None and not value >= 0:
         raise ValueError(f"It must be 0 or more; found {value}.")
+
+
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def memory_bytes(text: str) -> int:
+    """Return the bytes that a text such as 500M or 1.5G names; the suffixes are powers of 1024.
+
+    Raises:
+        ValueError: It names no such number, or none above 0.
+    """
+    found = _MEMORY.fullmatch(text.strip())
+    size = int(float(found[1]) * _SIZES[found[2].upper()]) if found else 0
+    if size < 1:
+        raise ValueError(f"It must be a number of bytes, such as 500M or 2G; found {text!r}.")
+    return size
+
+
+def _shown_memory(size: int) -> str:
+    return f"{size / _SIZES['G']:g}G"
+
+
+def _memory(_kind: type, tokens: Sequence[Token]) -> int:
+    return memory_bytes(tokens[0].value)
 
 
 Share = Annotated[float | None, Parameter(validator=is_share)]
@@ -114,6 +141,8 @@ class CalibrationOptions:
     """Share of the samples that decides nothing and is reported on."""
     seed: Annotated[int, Parameter(group=_CALIBRATION, validator=is_not_negative)] = 0
     """Seed of that draw."""
+    checkpoint: Annotated[Path | None, Parameter(group=_CALIBRATION)] = None
+    """Folder to keep a long calibration in: after a kill, the same command goes on from there; removed at the end."""
 
 
 @Parameter(name="*")
@@ -136,6 +165,9 @@ class RunOptions:
     """Samples per batch, where the model's batch axis is free."""
     provider: Annotated[Provider, Parameter(group=_RUN)] = "cpu"
     """Where to run: asked for and not there is an error."""
+    memory: Annotated[int, Parameter(group=_RUN, converter=_memory, show_default=_shown_memory)] = DEFAULT_MEMORY_BYTES
+    """What sums may take at a time, such as 500M or 2G: with less, the data is swept several times. Weights beyond it
+    are run without the copies that onnxruntime makes of them."""
 
 
 @Parameter(name="*")
@@ -195,6 +227,8 @@ def stage_options(
         holdout=data.holdout,
         seed=data.seed,
         mask=data.mask,
+        checkpoint=data.checkpoint,
+        memory_bytes=run.memory,
         include=selection.include if selection else (),
         exclude=selection.exclude if selection else (),
         outputs=choice.output if choice else (),

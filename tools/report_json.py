@@ -45,6 +45,7 @@ def report_to_json(report: Report, *, limits: Sequence[Limit] = (), commands: Se
         "skipped": [asdict(node) for node in report.skipped],
         "inlined_functions": list(report.inlined),
         "warnings": list(report.warnings),
+        "notes": list(report.notes),
         "limits": limits_to_json(limits),
         "polygraphy": list(commands),
     }

@@ -18,6 +18,7 @@ def report_to_markdown(report: Report, *, limits: Sequence[Limit] = (), commands
     sections = (
         _head(report),
         _warnings(report),
+        _notes(report),
         _limits(limits),
         _sizes(report),
         _quality(report),
@@ -56,6 +57,13 @@ def _warnings(report: Report) -> Iterator[str]:
         yield from (f"- {warning}" for warning in report.warnings)
 
 
+def _notes(report: Report) -> Iterator[str]:
+    if report.notes:
+        yield "## Notes"
+        yield ""
+        yield from (f"- {note}" for note in report.notes)
+
+
 def _limits(limits: Sequence[Limit]) -> Iterator[str]:
     if limits:
         yield "## Stated limits"
@@ -92,7 +100,8 @@ def _quality(report: Report) -> Iterator[str]:
         yield ""
         yield (
             f"Self-check, the model folded at full rank against itself: relative L2 {check.held_out:.2g} on held-out"
-            f" data and {check.unseen:.2g} on data never seen, {verdict} the tolerance of {check.tolerance:.2g}."
+            f" data and {check.unseen:.2g} on data never seen, {verdict} the tolerance of {check.tolerance:.2g};"
+            f" {check.checked} of {check.folded} sites were checked."
         )
 
 
@@ -126,6 +135,9 @@ def _latency(latency: Sequence[Latency]) -> Iterator[str]:
         for line in latency
     )
     yield from _table(("provider", "batch", "before", "after", "speed-up"), rows)
+    for note in dict.fromkeys(line.note for line in latency if line.note):
+        yield ""
+        yield f"Run with {note}."
 
 
 def _sites(report: Report) -> Iterator[str]:

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rankfold.errors import CalibrationDataError
+from rankfold.errors import CalibrationDataError, ModelError
+from rankfold.measures import versions
 from rankfold.options import Options
 from rankfold.passes.fold import finite_weight
+from rankfold.passes.graph_index import onnx_opset
 from rankfold.passes.model_file import Model, input_specs, output_names
 from rankfold.passes.sites import Scan
-from rankfold.passes.taps import OLDEST_STRIDED_OPSET, TapSetting, tap
-from rankfold.runtime_calib.collect import Collector, Seen, probe
-from rankfold.runtime_calib.feeds import (
-    DataLike,
-    Source,
-    SpoolWriter,
-    Unit,
-    batched,
-    hold_out,
-    open_source,
-    read_spool,
-    sample_count,
-    spool_samples,
-)
-from rankfold.values import Calibration, Feed, Moments, Request
+from rankfold.passes.taps import OLDEST_MASKED_OPSET, OLDEST_STRIDED_OPSET, TapSetting, tap
+from rankfold.reading import data_fingerprint, open_reading
+from rankfold.runtime_calib.checkpoint import Run, checkpoint_folder
+from rankfold.runtime_calib.collect import Seen, probe
+from rankfold.runtime_calib.feeds import DataLike, sample_count, spool_samples
+from rankfold.sweeps import Collection, collect_all, plan_sweeps
+from rankfold.values import Calibration, Feed, Request, Tapped
 
 # Beyond this many rows per feature the basis is stable, and more rows cost time and bring nothing: on DINOv2 ViT-S/14
 # at a third of the parameters, every 4th, 6th and 8th row (32, 23 and 17 per feature) gave .2545, .2497 and .2558.
@@ -38,66 +35,112 @@ ROWS_PER_FEATURE = 20
 LARGEST_STRIDE = 16
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """Passes units on and remembers how many samples went by."""
-
-    samples: list[int]
-
-    def watch(self, units: Iterable[Unit]) -> Iterator[Unit]:
-        for unit in units:
-            self.samples[0] += sample_count(unit.feed)
-            yield unit
-
-
-def capture(model: Model, scan: Scan, data: DataLike, spool: Path, *, options: Options) -> Calibration:
-    """Read the data once: sum the moments of the calibration samples and of the held-out ones.
+def capture(
+    model: Model, scan: Scan, data: DataLike, spool: Path, *, work: Path, options: Options = Options()
+) -> Calibration:
+    """Sum the moments of the calibration samples and of the held-out ones.
 
     Args:
         model: The model.
         scan: Its sites; without any, only the split is made.
         data: Calibration data in any form `open_source` takes.
         spool: Where the held-out batches are written; the file stays.
-        options: Batch size, share held out, seed, mask, stride and provider.
+        work: Folder for what does not fit in memory; moments may be mapped from its files. With a checkpoint, that.
+        options: Batch size, share held out, seed, mask, stride, memory and provider.
 
     Raises:
         ModelError: A weight holds NaN or infinity.
-        CalibrationDataError: The data does not fit, or there are too few samples to hold some out.
+        CalibrationDataError: The data does not fit, there are too few samples to hold some out, or the checkpoint is
+            of another run.
     """
     for site in scan.sites:
         finite_weight(model, scan, site)
-    source = open_source(data, input_specs(model))
-    first, units = _peek(source)
+    held_out = work / "held_out.npz" if options.checkpoint else spool
+    first, reading = open_reading(data, input_specs(model), held_out)
     _check_mask(model, options.mask)
-    settings = tap_settings(model, scan, first.feed, source.count, options=options) if scan.sites else {}
+    settings = tap_settings(model, scan, first.feed, reading.source.count, options=options) if scan.sites else {}
     tapped = tap(model, settings, mask=options.mask)
-    collector = Collector(tapped, seed=options.seed, provider=options.provider) if settings else None
-    counted = _Counted([0])
-    with SpoolWriter(spool, options.batch_size) as writer:
-        chosen = counted.watch(hold_out(units, share=options.holdout, seed=options.seed, spool=writer))
-        batches = options.progress(batched(chosen, options.batch_size), "calibrating", _batches(source, options))
-        moments = _collected(collector, batches)
-    held = spool_samples(spool)
-    held_batches = options.progress(read_spool(spool), "held-out rows", math.ceil(held / options.batch_size))
-    masked = sum(setting.masked for setting in settings.values())
+    run = Run(work, _fingerprint(model, data, tapped, options)) if options.checkpoint else None
+    reading.samples = run.begin() if run else None
+    sweeps = plan_sweeps(settings, options.memory_bytes, on_disk=run is not None)
+    if len(sweeps.groups) > 1 and reading.again is None:
+        reading.kept = work / "calibration.npz"
+    collection = Collection(tapped, sweeps, reading, work, run, runs_lean(model, options))
+    found = collect_all(collection, options)
+    _put(held_out, spool)
+    noted = {
+        "masked_activations": sum(setting.masked for setting in settings.values()),
+        "sweeps": len(sweeps.groups),
+        "prepacking": not collection.lean,
+    }
     return Calibration(
         model_digest=model.digest,
-        moments=moments,
-        held_out=_collected(collector, held_batches),
-        samples=counted.samples[0],
-        held_out_samples=held,
+        moments=found["calibration"],
+        held_out=found["held_out"],
+        samples=reading.samples or 0,
+        held_out_samples=spool_samples(spool),
         row_strides={request: setting.stride for request, setting in settings.items()},
-        settings=_recorded(options, source.dropped) | {"masked_activations": masked},
+        settings=_recorded(options, reading.source.dropped) | noted,
     )
 
 
-def _collected(collector: Collector | None, batches: Iterable[Feed]) -> dict[Request, Moments]:
-    """Return the sums over all batches, which are read to the end in any case: reading them makes the split."""
-    if collector is not None:
-        return collector.collect(batches)
-    for _ in batches:
-        pass
-    return {}
+@contextmanager
+def work_folder(options: Options) -> Iterator[Path]:
+    """Yield the folder for what does not fit in memory: the checkpoint's, or a temporary one.
+
+    What is mapped from its files stays mapped after they are gone, where the system allows that; where it does not,
+    the files stay.
+    """
+    if options.checkpoint is not None:
+        with checkpoint_folder(options.checkpoint) as folder:
+            yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="rankfold-", ignore_cleanup_errors=True) as temporary:
+        yield Path(temporary)
+
+
+def runs_lean(model: Model, options: Options) -> bool:
+    """Tell whether a model is run without onnxruntime's own copies of its weights: where they exceed the memory."""
+    return model.size_bytes > options.memory_bytes
+
+
+def memory_notes(model: Model, calibration: Calibration, options: Options) -> tuple[str, ...]:
+    """Return what a reader of a report should know of how memory was kept within its bounds."""
+    notes, room = [], f"{options.memory_bytes:,} bytes of memory"
+    sweeps = calibration.settings.get("sweeps")
+    if isinstance(sweeps, int) and sweeps > 1:
+        notes.append(
+            f"the sums of all layers do not fit in {room}: they were collected in {sweeps} sweeps over the data"
+        )
+    if runs_lean(model, options):
+        notes.append(
+            f"the weights have more than {room}: both models were run without the prepacked copies that onnxruntime"
+            " makes of them, also when they were timed"
+        )
+    return tuple(notes)
+
+
+def _fingerprint(model: Model, data: DataLike, tapped: Tapped, options: Options) -> dict[str, str]:
+    """Return what decides the sums and in what order they come, by name."""
+    recorded = _recorded(options, 0)
+    return {
+        "model": model.digest,
+        "data": data_fingerprint(data),
+        "layers or first sample": hashlib.sha256(tapped.addition).hexdigest(),
+        "versions": json.dumps(versions(), sort_keys=True),
+        **{name.replace("_", " "): str(value) for name, value in recorded.items()},
+    }
+
+
+def _put(held_out: Path, spool: Path) -> None:
+    """Give the held-out batches their second name; the checkpoint keeps the first until the end."""
+    if held_out == spool:
+        return
+    spool.unlink(missing_ok=True)
+    try:
+        os.link(held_out, spool)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(held_out, spool)
 
 
 def _recorded(options: Options, dropped: int) -> dict[str, str | int | float | bool | None]:
@@ -107,28 +150,21 @@ def _recorded(options: Options, dropped: int) -> dict[str, str | int | float | b
         "seed": options.seed,
         "mask": options.mask,
         "provider": options.provider,
+        "memory_bytes": options.memory_bytes,
         "dropped_samples": dropped,
     }
-
-
-def _peek(source: Source) -> tuple[Unit, Iterator[Unit]]:
-    units = iter(source.units)
-    first = next(units, None)
-    if first is None:
-        raise CalibrationDataError("the data holds no samples; give at least two")
-    return first, itertools.chain([first], units)
-
-
-def _batches(source: Source, options: Options) -> int | None:
-    if source.count is None:
-        return None
-    return math.ceil(source.count * (1 - options.holdout) / max(options.batch_size, source.unit_size))
 
 
 def _check_mask(model: Model, mask: str | None) -> None:
     names = [spec.name for spec in input_specs(model)]
     if mask is not None and mask not in names:
         raise CalibrationDataError(f"mask {mask!r} is no input of {model.path}; its inputs are {', '.join(names)}")
+    opset = onnx_opset(model.proto)
+    if mask is not None and opset < OLDEST_MASKED_OPSET:
+        raise ModelError(
+            f"{model.path}: uses opset {opset}, and a mask needs {OLDEST_MASKED_OPSET} or newer; export it for a newer"
+            " one, or give data without padding"
+        )
 
 
 def tap_settings(
@@ -144,10 +180,17 @@ def tap_settings(
         options: Mask, stride, share held out and provider.
     """
     tensors = list(dict.fromkeys(request.tensor for request in scan.requests))
-    seen = probe(model.path, tensors, feed, exposed=output_names(model), provider=options.provider)
+    seen = probe(
+        model.path,
+        tensors,
+        feed,
+        exposed=output_names(model),
+        provider=options.provider,
+        lean=runs_lean(model, options),
+    )
     padding = None if options.mask is None else feed[options.mask].size
     calibration = None if samples is None else samples * (1 - options.holdout) / sample_count(feed)
-    opset = max(entry.version for entry in model.proto.opset_import if entry.domain in ("", "ai.onnx"))
+    opset = onnx_opset(model.proto)
     return {
         request: _setting(request, seen[request.tensor], padding, calibration, _most(options.row_stride, opset))
         for request in scan.requests

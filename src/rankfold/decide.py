@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from rankfold.findings import SiteOutcome
 from rankfold.measures import site_outcomes
 from rankfold.options import Options
-from rankfold.passes.bases import rows_warning, site_basis
+from rankfold.passes.bases import held_out_tails, rows_warning, site_basis
 from rankfold.passes.model_file import Model
 from rankfold.passes.plan import make_plan, site_curves, with_predictions
 from rankfold.passes.side_moments import side_moments
+from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan, unmatched_patterns
 from rankfold.passes.spectrum import Spectrum
 from rankfold.runtime_calib.threads import limited_threads
 from rankfold.values import Calibration, Energy, Keep, RankPlan
 
+_VECTORS_SHARE = 0.5
+"""Share of the memory in which the bases' vectors are kept; those beyond it are computed again when they are needed."""
+
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done, and what remains of the calibration once that is known; the moments themselves do not."""
+    """What is to be done, and what of the calibration is still needed for it.
+
+    Attributes:
+        spectra: Each site's basis; those that memory has no room for lack their vectors.
+        calibration: Without moments where all vectors are there.
+    """
 
     plan: RankPlan
     spectra: dict[str, Spectrum]
@@ -33,14 +44,56 @@ def decide(
     model: Model, scan: Scan, calibration: Calibration, budget: Keep | Energy | RankPlan, options: Options
 ) -> Decision:
     """Return what is to be done with each site; `budget` is what to keep, or a plan that was checked already."""
-    spectra, warnings = site_spectra(model, scan, calibration, options)
-    warnings += tuple(_data_warnings(calibration))
+    spectra, tails, warnings = {}, {}, []
+    room = options.memory_bytes * _VECTORS_SHARE
+    for site, basis, warning in _bases(model, scan, calibration, options):
+        room -= basis.vectors.nbytes
+        spectra[site.name] = basis if room >= 0 else _without_vectors(basis)
+        tails[site.name] = held_out_tails(model, scan, site, basis, (calibration.moments, calibration.held_out))
+        warnings.append(warning)
     if isinstance(budget, RankPlan):
         plan = with_predictions(budget, spectra)
     else:
         plan = make_plan(scan, site_curves(scan, spectra), budget, model_digest=model.digest)
-    outcomes = site_outcomes(model, scan, plan, spectra, calibration)
-    return Decision(plan, spectra, outcomes, warnings, replace(calibration, moments={}, held_out={}))
+    told = (*pattern_warnings(scan, options), *filter(None, warnings), *_data_warnings(calibration))
+    outcomes = site_outcomes(scan, plan, spectra, tails)
+    rest = replace(calibration, held_out={}, moments={} if room >= 0 else calibration.moments)
+    return Decision(plan, spectra, outcomes, told, rest)
+
+
+def whole_bases(model: Model, scan: Scan, decision: Decision) -> Callable[[Site], Spectrum]:
+    """Return what gives a site's basis with its vectors: as it was kept, or made again of the same moments."""
+
+    def whole(site: Site) -> Spectrum:
+        basis = decision.spectra[site.name]
+        return basis if basis.vectors.size else site_basis(model, scan, site, decision.calibration.moments)
+
+    return whole
+
+
+def site_spectra(
+    model: Model, scan: Scan, calibration: Calibration, options: Options
+) -> tuple[dict[str, Spectrum], tuple[str, ...]]:
+    """Return each site's basis without its vectors, and warnings: of too few rows, of patterns that match nothing."""
+    spectra, warnings = {}, []
+    for site, basis, warning in _bases(model, scan, calibration, options):
+        spectra[site.name] = _without_vectors(basis)
+        warnings.append(warning)
+    return spectra, (*pattern_warnings(scan, options), *filter(None, warnings))
+
+
+def _bases(
+    model: Model, scan: Scan, calibration: Calibration, options: Options
+) -> Iterator[tuple[Site, Spectrum, str | None]]:
+    """Yield each site with its basis and the warning about its rows."""
+    with limited_threads():
+        for site in options.progress(scan.sites, "bases", len(scan.sites)):
+            basis = site_basis(model, scan, site, calibration.moments)
+            yield site, basis, rows_warning(site, side_moments(model, scan.index, site, calibration.moments))
+
+
+def _without_vectors(basis: Spectrum) -> Spectrum:
+    return replace(basis, vectors=np.empty((*basis.vectors.shape[:-1], 0)))
 
 
 def _data_warnings(calibration: Calibration) -> Iterator[str]:
@@ -49,18 +102,6 @@ def _data_warnings(calibration: Calibration) -> Iterator[str]:
         yield f"{settings['dropped_samples']} samples did not fill a batch of the model's fixed size and were left out"
     if settings.get("mask") and calibration.moments and not settings.get("masked_activations"):
         yield f"mask {settings['mask']!r} has the rows of none of the foldable layers' activations and was not used"
-
-
-def site_spectra(
-    model: Model, scan: Scan, calibration: Calibration, options: Options
-) -> tuple[dict[str, Spectrum], tuple[str, ...]]:
-    """Return each site's basis, and warnings: of sites that stand on too few rows, of patterns that match nothing."""
-    spectra, warnings = {}, []
-    with limited_threads():
-        for site in options.progress(scan.sites, "bases", len(scan.sites)):
-            spectra[site.name] = site_basis(model, scan, site, calibration.moments)
-            warnings.append(rows_warning(site, side_moments(model, scan.index, site, calibration.moments)))
-    return spectra, (*pattern_warnings(scan, options), *filter(None, warnings))
 
 
 def pattern_warnings(scan: Scan, options: Options) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ class Latency:
         before_ms, after_ms: Medians.
         before_spread_ms, after_spread_ms: First and third quartiles.
         speedup: Median over rounds of original time / candidate time.
+        note: How the models were run, where it was not the usual way.
     """
 
     provider: str
@@ -58,6 +59,7 @@ class Latency:
     after_spread_ms: tuple[float, float]
     speedup: float
     rounds: int
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,18 @@ class Size:
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """Relative L2 between the model and itself folded at full rank: on held-out data, and on data never seen."""
+    """Relative L2 between the model and itself folded at full rank: on held-out data, and on data never seen.
+
+    Attributes:
+        checked, folded: Sites folded at full rank, and sites folded by the plan. Where all of them would take too
+            much memory, it is some of every kind.
+    """
 
     held_out: float
     unseen: float
     tolerance: float
+    checked: int
+    folded: int
 
 
 @dataclass(frozen=True)
@@ -173,3 +182,4 @@ class Report:
     skipped: tuple[Skipped, ...]
     warnings: tuple[str, ...] = field(default=())
     inlined: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())

@@ -12,12 +12,11 @@ import numpy as np
 from onnx import ModelProto
 
 from rankfold.findings import SiteOutcome, SiteSummary, Size
-from rankfold.passes.bases import held_out_tails
 from rankfold.passes.model_file import Model
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
-from rankfold.values import Calibration, RankPlan
+from rankfold.values import FloatArray, RankPlan
 
 ENERGY_SHARES = (0.9, 0.95, 0.99, 0.999)
 _PACKAGES = (
@@ -42,16 +41,21 @@ def site_summaries(scan: Scan, spectra: Mapping[str, Spectrum]) -> tuple[SiteSum
 
 
 def site_outcomes(
-    model: Model, scan: Scan, plan: RankPlan, spectra: Mapping[str, Spectrum], calibration: Calibration
+    scan: Scan, plan: RankPlan, spectra: Mapping[str, Spectrum], held_out: Mapping[str, FloatArray]
 ) -> tuple[SiteOutcome, ...]:
-    """Return what became of each site: its error on calibration rows, and on rows that decided nothing."""
+    """Return what became of each site: its error on calibration rows, and on rows that decided nothing.
+
+    Args:
+        scan: The sites.
+        plan: Their ranks.
+        spectra: Their bases; vectors are not read.
+        held_out: What each rank 0..k loses on held-out rows, by site name.
+    """
     lines = {line.site: line for line in plan.sites}
     outcomes = []
     for site in scan.sites:
-        line, basis, error = lines[site.name], spectra[site.name], 0.0
-        if line.rank is not None:
-            tails = held_out_tails(model, scan, site, basis, (calibration.moments, calibration.held_out))
-            error = float(tails[line.rank])
+        line, basis = lines[site.name], spectra[site.name]
+        error = 0.0 if line.rank is None else float(held_out[site.name][line.rank])
         outcomes.append(
             SiteOutcome(
                 name=site.name,

@@ -13,6 +13,8 @@ from rankfold.values import Provider
 
 Item = TypeVar("Item")
 
+DEFAULT_MEMORY_BYTES = 1 << 30
+
 
 class Progress(Protocol):
     """Wraps an iterable that takes long; it must yield the same items."""
@@ -43,6 +45,11 @@ class Options:
         outputs: Outputs to compare; empty for all.
         row_stride: Every how many rows one is summed; None chooses by the number of rows there are.
         latency_rounds: Timed rounds per batch size; 0 leaves timing out.
+        memory_bytes: What may be held at a time of sums, and of vectors; what does not fit is collected in several
+            sweeps over the data, kept on disk, or computed again. Weights of more bytes are run without the copies
+            that onnxruntime makes of them. One layer's own arithmetic comes on top.
+        checkpoint: Folder to keep a long calibration in, so that the same call goes on from there after a kill; it
+            is removed at the end. None keeps nothing.
         held_out_to: Where to keep the held-out batches; None drops them.
         progress: Watches the long loops.
     """
@@ -57,6 +64,8 @@ class Options:
     outputs: tuple[str, ...] = ()
     row_stride: int | None = None
     latency_rounds: int = 20
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    checkpoint: Path | None = None
     held_out_to: Path | None = None
     progress: Progress = silent
 

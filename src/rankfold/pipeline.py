@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankfold import __version__
 from rankfold.calibration_file import load_calibration as load_calibration
 from rankfold.calibration_file import save_calibration as save_calibration
-from rankfold.capture import capture
-from rankfold.decide import Decision, decide, pattern_warnings, site_spectra
+from rankfold.capture import capture, runs_lean, work_folder
+from rankfold.decide import decide, pattern_warnings, site_spectra, whole_bases
 from rankfold.errors import ModelError, PlanError
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
-from rankfold.measures import site_summaries, sizes, versions
+from rankfold.measures import site_summaries
 from rankfold.opening import open_model
 from rankfold.options import Options as Options
 from rankfold.options import check_options, is_number
@@ -26,9 +28,10 @@ from rankfold.passes.plan import make_plan as plan_for
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
-from rankfold.proof import first_batch, latencies, self_check
+from rankfold.proof import latencies
+from rankfold.reporting import report_on
 from rankfold.runtime_calib.compare import compare
-from rankfold.runtime_calib.feeds import DataLike, batched, open_source, read_spool
+from rankfold.runtime_calib.feeds import DataLike, batched, open_source
 from rankfold.runtime_calib.threads import limited_threads
 from rankfold.values import Calibration, Energy, Keep, RankPlan
 
@@ -53,11 +56,11 @@ def analyze(model: PathLike, data: DataLike | None = None, *, options: Options =
         CalibrationDataError: The data does not fit.
     """
     loaded, scan = open_model(model, options)
-    spectra: dict[str, Spectrum] = {}
+    spectra: Mapping[str, Spectrum] = {}
     warnings = pattern_warnings(scan, options)
     if data is not None:
-        calibration = _captured(loaded, scan, data, options)
-        spectra, warnings = site_spectra(loaded, scan, calibration, options)
+        with _captured(loaded, scan, data, options) as calibration:
+            spectra, warnings = site_spectra(loaded, scan, calibration, options)
     return Analysis(
         model_digest=loaded.digest,
         sites=site_summaries(scan, spectra),
@@ -69,15 +72,27 @@ def analyze(model: PathLike, data: DataLike | None = None, *, options: Options =
     )
 
 
-def calibrate(model: PathLike, data: DataLike, *, options: Options = Options()) -> Calibration:
-    """Return the moments of every site's rows, collected in one pass over the data.
+def calibrate(
+    model: PathLike, data: DataLike, *, output: PathLike | None = None, options: Options = Options()
+) -> Calibration:
+    """Return the moments of every site's rows, collected in one pass over the data, or in several for want of memory.
+
+    Args:
+        model: The ONNX file.
+        data: Calibration data: a path, or an iterable of feed dicts.
+        output: Where to save them too, before a checkpoint is removed.
+        options: Everything else.
 
     Raises:
         ModelError: The model cannot be used.
         CalibrationDataError: The data does not fit.
+        OutputError: `output` cannot be written.
     """
     loaded, scan = open_model(model, options)
-    return _captured(loaded, scan, data, options)
+    with _captured(loaded, scan, data, options) as calibration:
+        if output is not None:
+            save_calibration(calibration, output)
+        return calibration
 
 
 def make_plan(
@@ -115,7 +130,7 @@ def compress(  # the public way in: one budget of three, and where the result go
 
     Args:
         model: The ONNX file; it is not changed.
-        data: Calibration data: a path, or an iterable of feed dicts. It is read once.
+        data: Calibration data: a path, or an iterable of feed dicts. An iterable is read once.
         keep: Share of the parameters of all foldable weights to keep, in (0, 1].
         energy: Or: share of each site's output energy to keep, in (0, 1].
         plan: Or: a plan made before.
@@ -134,13 +149,16 @@ def compress(  # the public way in: one budget of three, and where the result go
     _check_outputs(loaded, options)
     if isinstance(budget, RankPlan):
         check_plan(budget, scan, model_digest=loaded.digest)
-    with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads():
+    with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads(), work_folder(options) as work:
         spool = options.held_out_to or Path(folder) / "held_out.npz"
-        decision = decide(loaded, scan, capture(loaded, scan, data, spool, options=options), budget, options)
+        calibration = capture(loaded, scan, data, spool, work=work, options=options)
+        decision = decide(loaded, scan, calibration, budget, options)
+        del calibration  # the decision has what is still needed of it
+        whole = whole_bases(loaded, scan, decision)
         with staged(path) as place:
-            folded = fold(loaded, scan, decision.plan, decision.spectra, version=__version__)
+            folded = fold(loaded, scan, decision.plan, decision.spectra, version=__version__, whole=whole)
             write_model(folded, loaded if folded else loaded.given, place)
-            report = _report(loaded, scan, decision, (place, spool), options)
+            report = report_on(loaded, scan, decision, (place, spool), options)
     report = replace(report, output=path)
     return Result(report, decision.plan, path, options.held_out_to)
 
@@ -156,7 +174,8 @@ def validate(base: PathLike, candidate: PathLike, data: DataLike, *, options: Op
     first, second = load_model(base), load_model(candidate)
     source = open_source(data, input_specs(first))
     batches = options.progress(batched(source.units, options.batch_size), "comparing", None)
-    return compare(first.path, second.path, batches, outputs=options.outputs, provider=options.provider)
+    lean = runs_lean(first, options)
+    return compare(first.path, second.path, batches, outputs=options.outputs, provider=options.provider, lean=lean)
 
 
 def bench(base: PathLike, candidate: PathLike, data: DataLike, *, options: Options = Options()) -> tuple[Latency, ...]:
@@ -168,9 +187,8 @@ def bench(base: PathLike, candidate: PathLike, data: DataLike, *, options: Optio
     """
     check_options(options)
     first, second = load_model(base), load_model(candidate)
-    specs = input_specs(first)
-    feed = next(batched(open_source(data, specs).units, options.batch_size))
-    return latencies(first.path, second.path, feed, specs, options=options)
+    feed = next(batched(open_source(data, input_specs(first)).units, options.batch_size))
+    return latencies(first, second.path, feed, lean=runs_lean(first, options), options=options)
 
 
 def _budget(keep: float | None, energy: float | None, plan: RankPlan | None) -> Keep | Energy | RankPlan:
@@ -197,43 +215,9 @@ def _check_outputs(model: Model, options: Options) -> None:
         )
 
 
-def _captured(model: Model, scan: Scan, data: DataLike, options: Options) -> Calibration:
-    check_measurable(model.path, model.proto)
-    with tempfile.TemporaryDirectory(prefix="rankfold-") as folder:
-        return capture(model, scan, data, options.held_out_to or Path(folder) / "held_out.npz", options=options)
-
-
-def _report(model: Model, scan: Scan, decision: Decision, places: tuple[Path, Path], options: Options) -> Report:
-    """Measure the result against the original; `places` are the written model and the held-out batches."""
-    path, spool = places
-    plan, calibration, written, feed = decision.plan, decision.calibration, load_model(path), first_batch(spool)
-    total = -(-calibration.held_out_samples // options.batch_size)
-    batches = options.progress(read_spool(spool), "comparing", total)
-    linear, parameters, size = sizes(model.given, written, plan)
-    return Report(
-        source=model.given.path,
-        output=path,
-        source_digest=model.digest,
-        output_digest=written.digest,
-        versions=versions(),
-        settings=calibration.settings | {"made_by": plan.made_by, **_patterns(options)},
-        changed=bool(plan.folded),
-        plan=plan,
-        linear_parameters=linear,
-        parameters=parameters,
-        size_bytes=size,
-        calibration_samples=calibration.samples,
-        held_out_samples=calibration.held_out_samples,
-        discrepancy=compare(model.given.path, path, batches, outputs=options.outputs, provider=options.provider),
-        self_check=self_check(model, scan, plan, decision.spectra, feed, options=options),
-        latency=latencies(model.given.path, path, feed, input_specs(model), options=options),
-        sites=decision.outcomes,
-        skipped=scan.skipped,
-        warnings=decision.warnings,
-        inlined=model.inlined if plan.folded else (),
-    )
-
-
-def _patterns(options: Options) -> dict[str, str | None]:
-    """Return what was included and excluded, for the report."""
-    return {"include": ", ".join(options.include) or None, "exclude": ", ".join(options.exclude) or None}
+@contextmanager
+def _captured(model: Model, scan: Scan, data: DataLike, options: Options) -> Iterator[Calibration]:
+    check_measurable(model.given.path, model.given.proto)
+    with work_folder(options) as work:
+        spool = options.held_out_to or work / "held_out.npz"
+        yield capture(model, scan, data, spool, work=work, options=options)

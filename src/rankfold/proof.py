@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from rankfold.capture import runs_lean
 from rankfold.findings import Latency, SelfCheck
 from rankfold.options import Options
 from rankfold.passes.factors import factorise
 from rankfold.passes.fold import finite_weight, fold, full_rank
-from rankfold.passes.model_file import Model
+from rankfold.passes.model_file import Model, input_specs
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
-from rankfold.passes.write_model import write_model
+from rankfold.passes.write_model import write_referring
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import read_spool, sample_count
 from rankfold.runtime_calib.latency import latency_of_batches
@@ -27,48 +28,84 @@ from rankfold.values import Feed, InputSpec, RankPlan
 # where one rounded once, and a few dozen layers carry that on. What was seen in float32 is near 12.
 _ROUNDINGS = 64
 _PROBE_ROWS = 64
+_GOLDEN = (5**0.5 - 1) / 2  # multiples of it, modulo 1, lie evenly however many are taken
+_CHECKED_SHARE = 0.5  # of the memory, for what is folded at full rank
 
 
 def self_check(
-    model: Model, scan: Scan, plan: RankPlan, spectra: Mapping[str, Spectrum], feed: Feed, *, options: Options
+    model: Model, scan: Scan, plan: RankPlan, whole: Callable[[Site], Spectrum], feed: Feed, *, options: Options
 ) -> SelfCheck | None:
     """Fold the plan's sites at full rank and compare: the model on held-out data, each site on random rows.
 
-    Random rows go in every direction, those that calibration never saw included. None where nothing is folded.
+    Random rows go in every direction, those that calibration never saw included. None where nothing is folded. At full
+    rank a model is larger than before: where not all sites fit in a share of the memory, it is some of every kind.
+
+    Args:
+        model: The original.
+        scan: Its sites.
+        plan: Which of them are folded.
+        whole: Gives a site's basis.
+        feed: The held-out batch to compare on.
+        options: Memory, outputs, seed, provider and progress.
     """
-    if not plan.folded:
+    planned = {line.site for line in plan.folded}
+    folded = [site for site in scan.sites if site.name in planned]
+    if not folded:
         return None
-    chosen = {line.site for line in plan.folded}
-    whole = full_rank(replace(plan, sites=tuple(line for line in plan.sites if line.site in chosen)))
-    sites = [site for site in scan.sites if site.name in chosen]
+    sites = checked_sites(folded, int(options.memory_bytes * _CHECKED_SHARE))
+    chosen = {site.name: whole(site) for site in options.progress(sites, "self-check", len(sites))}
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder:
         path = Path(folder) / "full_rank.onnx"
-        write_model(fold(model, scan, whole, spectra, version="self-check"), model, path)
+        lines = tuple(line for line in plan.sites if line.site in chosen)
+        made = fold(model, scan, full_rank(replace(plan, sites=lines)), chosen, version="self-check")
+        assert made is not None  # there is a site
+        write_referring(made, model, path)
         found = compare(
             model.path,
             path,
-            options.progress([feed], "self-check", 1),
+            [feed],
             outputs=options.outputs,
             provider=options.provider,
+            lean=runs_lean(model, options),
+            candidate_weights=model.path.resolve().parent,
         )
-    precision = max(_rounding(site) for site in sites)
     return SelfCheck(
         held_out=max(output.relative_l2 for output in found.outputs),
-        unseen=max(_on_random_rows(model, scan, site, spectra[site.name], options.seed) for site in sites),
-        tolerance=_ROUNDINGS * precision,
+        unseen=max(_on_random_rows(model, scan, site, chosen[site.name], options.seed) for site in sites),
+        tolerance=_ROUNDINGS * max(_rounding(site) for site in sites),
+        checked=len(sites),
+        folded=len(folded),
     )
 
 
-def latencies(
-    base: Path, candidate: Path, feed: Feed, specs: tuple[InputSpec, ...], *, options: Options
-) -> tuple[Latency, ...]:
+def checked_sites(sites: Sequence[Site], room_bytes: int) -> list[Site]:
+    """Return the sites to fold at full rank: as many as fit, spread evenly; the first of each operator in any case."""
+    first = {site.op_type: site for site in reversed(sites)}
+    chosen = {site.name for site in first.values()}
+    room = room_bytes - sum(_full_rank_bytes(site) for site in first.values())
+    spread = sorted(range(len(sites)), key=lambda place: place * _GOLDEN % 1)
+    for site in (sites[place] for place in spread):
+        needed = _full_rank_bytes(site)
+        if site.name not in chosen and needed <= room:
+            chosen.add(site.name)
+            room -= needed
+    return [site for site in sites if site.name in chosen]
+
+
+def latencies(model: Model, candidate: Path, feed: Feed, *, lean: bool, options: Options) -> tuple[Latency, ...]:
     """Time both models at batch 1 and at the batch that was fed, on the provider asked for; no rounds, no times."""
     if options.latency_rounds == 0:
         return ()
-    single = one_sample(feed, specs)
+    single = one_sample(feed, input_specs(model))
     feeds = [single, feed] if sample_count(single) != sample_count(feed) else [feed]
-    watched = options.progress(feeds, "timing", len(feeds))
-    return latency_of_batches(base, candidate, watched, provider=options.provider, rounds=options.latency_rounds)
+    return latency_of_batches(
+        model.path,
+        candidate,
+        options.progress(feeds, "timing", len(feeds)),
+        provider=options.provider,
+        lean=lean,
+        rounds=options.latency_rounds,
+    )
 
 
 def one_sample(feed: Feed, specs: tuple[InputSpec, ...]) -> Feed:
@@ -81,6 +118,12 @@ def first_batch(spool: Path) -> Feed:
     """Return the first held-out batch."""
     batches: Iterator[Feed] = read_spool(spool)
     return next(batches)
+
+
+def _full_rank_bytes(site: Site) -> int:
+    """Return what one site's full-rank fold takes: both factors in the file and in the session, and its basis."""
+    rank = min(site.in_features, site.out_features)
+    return site.blocks * rank * (2 * 4 * (site.in_features + site.out_features) + 8 * site.out_features)
 
 
 def _rounding(site: Site) -> float:

@@ -1,0 +1,248 @@
+"""A calibration that was interrupted or killed goes on from where it was saved, and ends with the same bytes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks.synthetic_transformer import INPUT, Shape, token_ids, write_transformer
+
+from rankfold.errors import CalibrationDataError, OutputError
+from rankfold.pipeline import Options, calibrate, compress, save_calibration
+from rankfold.runtime_calib import checkpoint, collect
+from rankfold.runtime_calib.checkpoint import checkpoint_folder, whole
+from rankfold.values import Calibration, Feed
+
+SHAPE = Shape(width=64, heads=2, layers=1, vocabulary=300)
+IDS = token_ids(SHAPE, samples=40, tokens=12)
+TWO_SWEEPS, ONE_SWEEP = 150_000, 1 << 24
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    write_transformer(path, SHAPE)
+    return path
+
+
+@pytest.fixture
+def saved_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "_COST", 0.0)
+
+
+def options_for(folder: Path, memory: int = TWO_SWEEPS) -> Options:
+    return Options(memory_bytes=memory, checkpoint=folder / "checkpoint", latency_rounds=0, row_stride=2, batch_size=4)
+
+
+def interrupted_after(samples: int | None) -> Iterator[Feed]:
+    """Yield sample after sample, and break off like a user would."""
+    for number, part in enumerate(np.split(IDS, len(IDS))):
+        if number == samples:
+            raise KeyboardInterrupt
+        yield {INPUT: part}
+
+
+def runs_of(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[int]:
+    """Count the batches that are run; break off at one of them."""
+    counted: list[int] = []
+    run = collect.Collector._run
+
+    def counting(self: collect.Collector, feed: Feed) -> None:
+        if len(counted) == stop_at:
+            raise KeyboardInterrupt
+        counted.append(len(counted))
+        run(self, feed)
+
+    monkeypatch.setattr(collect.Collector, "_run", counting)
+    return counted
+
+
+def bytes_of(calibration: Calibration, folder: Path) -> bytes:
+    save_calibration(calibration, folder / "saved.npz")
+    return (folder / "saved.npz").read_bytes()
+
+
+@pytest.mark.usefixtures("saved_often")
+@pytest.mark.parametrize("memory", [ONE_SWEEP, TWO_SWEEPS])
+@pytest.mark.parametrize("samples", [3, 21, 40])
+def test_interrupted_data_is_taken_up_again(
+    samples: int, memory: int, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options_for(tmp_path, memory)
+    reference = bytes_of(calibrate(model, interrupted_after(None), options=replace(options, checkpoint=None)), tmp_path)
+    if samples < len(IDS):
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(model, interrupted_after(samples), options=options)
+        assert (tmp_path / "checkpoint" / "run.json").is_file()
+    run = runs_of(monkeypatch)
+    assert bytes_of(calibrate(model, interrupted_after(None), options=options), tmp_path) == reference
+    batches = 10 * (1 if memory == ONE_SWEEP else 2)  # 8 of calibration and 2 held out, in each sweep
+    assert len(run) == batches - (samples * 4 // 5 // 4 if samples < len(IDS) else 0)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.usefixtures("saved_often")
+@pytest.mark.parametrize("given", ["file", "iterable"])
+@pytest.mark.parametrize("batch", range(0, 20, 3))
+def test_no_batch_is_run_twice_wherever_it_stopped(
+    batch: int, given: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "data.npz", **{INPUT: IDS})
+    options = options_for(tmp_path)
+
+    def calibrated(options: Options) -> Calibration:
+        return calibrate(model, tmp_path / "data.npz" if given == "file" else interrupted_after(None), options=options)
+
+    reference = bytes_of(calibrated(replace(options, checkpoint=None)), tmp_path)
+    with monkeypatch.context() as patched:
+        first = runs_of(patched, stop_at=batch)
+        with pytest.raises(KeyboardInterrupt):
+            calibrated(options)
+    second = runs_of(monkeypatch)
+    assert bytes_of(calibrated(options), tmp_path) == reference
+    assert (len(first), len(second)) == (batch, 20 - batch)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from rankfold.pipeline import Options, compress
+from rankfold.runtime_calib import checkpoint, collect
+checkpoint.SAVE_SECONDS = checkpoint._COST = 0.0
+model, folder, stop = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+run, count = collect.Collector._run, 0
+def killing(self, feed):
+    global count
+    if count == stop:
+        os.kill(os.getpid(), signal.SIGKILL)
+    count += 1
+    run(self, feed)
+collect.Collector._run = killing
+options = Options(memory_bytes=150_000, checkpoint=folder / "checkpoint", latency_rounds=0, row_stride=2, batch_size=4,
+                  held_out_to=folder / "held_out.npz")
+compress(model, folder / "data.npz", keep=0.5, output=folder / "small.onnx", options=options)
+print(count)
+"""
+
+
+def test_a_killed_compression_ends_with_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", **{INPUT: IDS})
+
+    def started(stop: int) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-c", KILLED, str(model), str(tmp_path), str(stop)]
+        return subprocess.run(words, capture_output=True, text=True, check=False)
+
+    for stop in (5, 9):  # in the first sweep, and, after the five batches that are known, in the second
+        assert started(stop).returncode == -signal.SIGKILL
+        assert not (tmp_path / "small.onnx").exists()
+    last = started(1000)
+    assert (last.returncode, last.stdout.split()) == (0, [str(20 - 5 - 9)]), last.stderr
+    assert not (tmp_path / "checkpoint").exists()
+    (tmp_path / "whole").mkdir()
+    options = replace(options_for(tmp_path), checkpoint=None, held_out_to=tmp_path / "whole" / "held_out.npz")
+    compress(model, tmp_path / "data.npz", keep=0.5, output=tmp_path / "whole" / "small.onnx", options=options)
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.fixture
+def unfinished(model: Path, tmp_path: Path, saved_often: None) -> Options:  # noqa: ARG001
+    options = options_for(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model, interrupted_after(30), options=options)
+    return options
+
+
+CHANGES = {
+    "seed": ("seed", 1),
+    "batch size": ("batch_size", 2),
+    "layers or first sample": ("row_stride", 3),
+    "memory bytes": ("memory_bytes", 9),
+}
+
+
+@pytest.mark.parametrize("named", CHANGES)
+def test_a_checkpoint_of_other_settings_is_refused(named: str, unfinished: Options, model: Path) -> None:
+    field, value = CHANGES[named]
+    other = replace(unfinished, **{field: value})  # type: ignore[arg-type]
+    with pytest.raises(CalibrationDataError, match=f"is the checkpoint of another run: not the same {named}; repeat"):
+        calibrate(model, interrupted_after(None), options=other)
+
+
+def test_a_checkpoint_of_another_model_or_file_is_refused(unfinished: Options, model: Path, tmp_path: Path) -> None:
+    write_transformer(tmp_path / "other.onnx", SHAPE, seed=5)
+    with pytest.raises(CalibrationDataError, match="not the same layers or first sample, model;"):
+        calibrate(tmp_path / "other.onnx", interrupted_after(None), options=unfinished)
+    np.savez(tmp_path / "data.npz", **{INPUT: IDS})
+    with pytest.raises(CalibrationDataError, match="not the same data;"):
+        calibrate(model, tmp_path / "data.npz", options=unfinished)
+
+
+@pytest.mark.parametrize("kind", ["changed", "shorter"])
+def test_other_data_of_the_same_kind_is_refused(kind: str, unfinished: Options, model: Path) -> None:
+    changed = (IDS + 1) % SHAPE.vocabulary
+    changed[0] = IDS[0]  # what the layers look like is known of the first sample
+    given = {"changed": changed, "shorter": IDS[:12]}[kind]
+    feeds = ({INPUT: part} for part in np.split(given, len(given)))
+    with pytest.raises(CalibrationDataError, match="the data is not what the checkpoint was made of"):
+        calibrate(model, feeds, options=unfinished)
+
+
+@pytest.mark.parametrize("name", ["run.json", "sums.npz"])
+def test_a_damaged_checkpoint_is_told(name: str, unfinished: Options, model: Path) -> None:
+    assert unfinished.checkpoint is not None
+    (unfinished.checkpoint / name).write_bytes(b"PK\x03\x04 no more")
+    with pytest.raises(CalibrationDataError, match="the checkpoint cannot be read"):
+        calibrate(model, interrupted_after(None), options=unfinished)
+
+
+def test_a_folder_with_other_things_is_left_alone(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "thesis.txt").touch()
+    with pytest.raises(OutputError, match=r"holds 'thesis.txt' and no checkpoint"):
+        calibrate(model, interrupted_after(None), options=options_for(tmp_path))
+    assert (tmp_path / "checkpoint" / "thesis.txt").exists()
+
+
+def test_a_file_is_no_folder_for_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="no folder for a checkpoint"), checkpoint_folder(tmp_path / "file"):
+        pass
+
+
+def test_a_half_written_file_does_not_appear(tmp_path: Path) -> None:
+    def write() -> None:
+        with whole(tmp_path / "sums.npz") as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("cost", "expected"), [(0, [60, 120, 180]), (10, [60, 270])])
+def test_saving_takes_a_small_part_of_the_time(cost: int, expected: list[int], tmp_path: Path) -> None:
+    path = tmp_path / "sums.npz"
+    now = 0
+
+    def clock() -> float:
+        return now + (cost if path.exists() else 0)  # what was just written took its time
+
+    keeper = checkpoint.SumKeeper(path, (0, 0), clock=clock)
+    assert list(keeper.remaining([], {})) == []
+    saves = []
+    for now in range(280 if cost else 200):
+        keeper.save_if_due({})
+        if path.exists():
+            saves.append(now)
+            path.unlink()
+    assert saves == expected
