@@ -29,7 +29,8 @@ from rankfold.errors import ModelError
 from rankfold.passes.model_file import load_model
 
 _PATIENCE_S = 120.0
-_PLACING_S = 0.004  # about what moving the results takes, and some more
+_STAGED_SHARE = 0.3  # of a run, in which a result is made and proven under a temporary name
+_SLICE_S = 0.0003  # less than what moving the results takes
 _MOMENTS = ("anywhere", "writing", "placing", "writing", "placing")
 _OLD_KEEP, _NEW_KEEP = "0.9", "0.7"
 
@@ -155,10 +156,10 @@ def _kill(bench: Bench, folder: Path, moment: str, draw: random.Random) -> tuple
     )
     if moment == "writing":
         _wait(lambda: _staged(folder), process)
-        time.sleep(draw.uniform(0, max(bench.seconds - (time.perf_counter() - began), 0.1)))
+        time.sleep(draw.uniform(0, _STAGED_SHARE * bench.seconds))
     elif moment == "placing":
-        _wait(lambda: any((part / ".unneeded").exists() for part in _staged(folder)), process)
-        time.sleep(draw.uniform(0, _PLACING_S) * draw.random())
+        _wait(lambda: _staged(folder), process)
+        _step_until_placing(process, folder, slices=draw.randrange(3))
     else:
         time.sleep(draw.uniform(0, bench.seconds))
     writing = bool(_staged(folder))
@@ -170,6 +171,16 @@ def _kill(bench: Bench, folder: Path, moment: str, draw: random.Random) -> tuple
     while _in_group(process.pid):  # the command's own child, which init has to bury
         time.sleep(0.001)
     return seconds, (writing or moment != "anywhere") and not ended
+
+
+def _step_until_placing(process: subprocess.Popen[bytes], folder: Path, *, slices: int) -> None:
+    """Let the run go on in thin slices until it is about to move its results, and then some slices more."""
+    while process.poll() is None and slices >= 0:
+        os.killpg(process.pid, signal.SIGCONT)
+        time.sleep(_SLICE_S)
+        os.killpg(process.pid, signal.SIGSTOP)
+        staged = _staged(folder)
+        slices -= not staged or any((part / ".unneeded").exists() for part in staged)
 
 
 def _staged(folder: Path) -> list[Path]:

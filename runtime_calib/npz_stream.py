@@ -128,7 +128,11 @@ def _read_header(stream: IO[bytes], name: str) -> tuple[Header, bool]:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"'{name}' has numpy format version {version}, expected (1, 0) or (2, 0)")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, column_major, dtype = read(stream)
+    try:
+        shape, column_major, dtype = read(stream)
+    # numpy's parser lets these through for a `descr` that is no dtype, such as ().
+    except (LookupError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"'{name}' has a header that makes no sense: {error}") from error
     if any(length < 0 for length in shape):
         raise ValueError(f"'{name}' has shape {shape}, a negative length")
     return Header(shape, dtype), column_major and len(shape) > 1

@@ -209,6 +209,14 @@ def test_damage_gives_one_kind_of_error_or_none(tmp_path_factory, place, damage)
             row_stream(archive, path, member)(None)
 
 
+@pytest.mark.parametrize("descr", ["()", "((),)", "[[]]", "{}", "[(1, 2)]", "'|O8'", "(" * 80 + ")" * 80])
+def test_a_dtype_that_is_none(tmp_path, descr):
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': (2,)}}\n".encode().ljust(245) + b"\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(16)
+    with pytest.raises(CalibrationDataError, match=r"a\.npz: cannot be read \(.+\); write it again with np\.savez"):
+        pieces(with_member(tmp_path / "a.npz", content), "x", [1])
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 127), st.sampled_from("(){}[],'-<>0x\0é"))
 def test_damaged_header_gives_one_kind_of_error_or_none(tmp_path_factory, place, damage):
