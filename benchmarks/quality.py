@@ -51,9 +51,9 @@ def main() -> None:
         work = chosen.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
         rows = {
-            "embedded_vit": _rows(_fashion(demo.embedded_model(), MATRICES), work),
-            "embedded_resnet": _rows(_fashion(demo.embedded_resnet(), EVERY_LAYER), work),
-            "dinov2_vit_s14": _rows(_dinov2(work), work),
+            "embedded_vit": measured(_fashion(demo.embedded_model(), MATRICES), work),
+            "embedded_resnet": measured(_fashion(demo.embedded_resnet(), EVERY_LAYER), work),
+            "dinov2_vit_s14": measured(_dinov2(work), work),
         }
     tables = (
         fashion_table("embedded ViT, Fashion-MNIST", rows["embedded_vit"]),
@@ -92,7 +92,8 @@ def _dinov2(work: Path) -> Subject:
     return Subject(model, dinov2.calibration(work), score, {dinov2.INPUT: images[:8]}, MATRICES)
 
 
-def _rows(subject: Subject, work: Path) -> list[Row]:
+def measured(subject: Subject, work: Path) -> list[Row]:
+    """Return one row for the original and, per size, one for plain SVD and one for rankfold; models go to `work`."""
     model = subject.model
     rows: list[Row] = [{"keep": 1.0, "method": "original", "kept": 1.0, "time_ratio": 1.0, **subject.score(model)}]
     for keep in KEEPS:
