@@ -76,7 +76,7 @@ def _name_nodes(model: ModelProto) -> None:
 
 def _module(node: NodeProto, otherwise: str) -> str:
     if node.op_type == "Conv":  # a batch normalisation folded into it has put its own scope there
-        return node.input[1].removesuffix(".weight")
+        return str(node.input[1]).removesuffix(".weight")
     scopes = next((note.value for note in node.metadata_props if note.key == _SCOPES), None)
     if scopes is None:  # made by the exporter's own rewriting: it belongs where its input comes from
         return otherwise

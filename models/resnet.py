@@ -28,6 +28,7 @@ class NormedConv(nn.Conv2d):
         super().__init__(channels, width, kernel, stride=stride, padding=kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(width)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)  # trains fastest on CPUs
 
     def forward(self, x: Tensor) -> Tensor:
         normed: Tensor = self.norm(super().forward(x))
@@ -63,7 +64,6 @@ class ResNet(nn.Module):
             )
         )
         self.head = nn.Linear(shape.widths[-1], shape.classes)
-        self.to(memory_format=torch.channels_last)  # the layout in which torch convolves fastest on CPUs
 
     def forward(self, image: Tensor) -> Tensor:
         x = functional.relu(self.stem(image))
