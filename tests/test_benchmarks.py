@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from benchmarks import common, gpu, quality
 from benchmarks.plain_svd import fold_plain, svd_basis
@@ -52,6 +53,25 @@ def test_plain_svd_puts_the_nearest_matrix_in_the_weights_place(tmp_path: Path) 
     expected = x @ truncated(weight, 4).T + bias
     # 24 float32 products of numbers near 1, in two steps: a few roundings of 6e-8 each.
     np.testing.assert_allclose(run(folded, {"x": x})[0], expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_plain_svd_of_a_convolution_is_that_of_its_kernels_as_a_matrix(tmp_path: Path, kernel: int) -> None:
+    pads = ", ".join([str(kernel // 2)] * 4)
+    body = f"g (float[N,12,9,9] x) => (float[N,16,5,5] y) {{ [c] y = Conv<strides=[2, 2], pads=[{pads}]>(x, w, b) }}"
+    weight, bias = gaussian(16, 12, kernel, kernel), gaussian(16, seed=1)
+    model = build(body, {"w": weight, "b": bias})
+    folded = fold_plain(
+        save(model, tmp_path / "model.onnx"), planned("c", (12 * kernel**2, 16), 4), tmp_path / "folded.onnx"
+    )
+    shapes = [tuple(value.dims) for value in onnx.load(folded).graph.initializer if len(value.dims) == 4]
+    assert sorted(shapes) == sorted([(4, 12, kernel, kernel), (16, 4, 1, 1)])
+    model.graph.initializer[0].CopyFrom(
+        onnx.numpy_helper.from_array(truncated(weight.reshape(16, -1), 4).reshape(weight.shape), "w")
+    )
+    x = gaussian(2, 12, 9, 9, seed=2, scale=1.0)
+    # 108 float32 products of numbers near 1, in two steps: some ten roundings of 6e-8.
+    np.testing.assert_allclose(run(folded, {"x": x})[0], run(model, {"x": x})[0], rtol=0, atol=1e-5)
 
 
 def test_quality_measures_both_ways_at_each_size(tmp_path: Path) -> None:
