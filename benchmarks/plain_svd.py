@@ -1,4 +1,8 @@
-"""The baseline: truncated SVD of each weight, blind to the data, at the ranks of another plan."""
+"""The baseline: truncated SVD of each weight, blind to the data, at the ranks of another plan.
+
+A convolution's weight is taken as the matrix (in · kh · kw, out) that its folding works on, so that the baseline is a
+k×k convolution to `rank` channels and a 1×1 convolution, as large as rankfold's.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,11 @@ def fold_plain(model: Path, plan: RankPlan, output: Path) -> Path:
     """Write the model folded by plain SVD at the plan's ranks, and return where."""
     loaded = load_model(model)
     scan = find_sites(loaded)
-    bases = {site.name: svd_basis(finite_weight(loaded, scan, site), len(site.uses)) for site in scan.sites}
+    planned = {line.site for line in plan.folded}
+    bases = {
+        site.name: svd_basis(finite_weight(loaded, scan, site), len(site.uses))
+        for site in scan.sites
+        if site.name in planned
+    }
     write_model(fold(loaded, scan, plan, bases, version=__version__), loaded, output)
     return output

@@ -1,1 +1,1 @@
-"""Reference networks: how they are built and trained (with torch), and the trained one that ships (without)."""
+"""Reference networks: how they are built and trained (with torch), and the trained ones that ship (without)."""

@@ -1,4 +1,4 @@
-"""The trained ViT that ships with the package, its calibration images and its labelled test images; needs no torch."""
+"""The trained networks that ship, their calibration images and their labelled test images; needs no torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 MODEL_FILE = "vit_fashion.onnx"
+RESNET_FILE = "resnet_fashion.onnx"
 CALIBRATION_FILE = "fashion_calibration.npz"
 TEST_FILE = "fashion_test.npz"
 
@@ -13,6 +14,11 @@ TEST_FILE = "fashion_test.npz"
 def embedded_model() -> Path:
     """Return the ONNX file of the ViT: `image` (batch, 1, 28, 28) float32 in [0, 1] to `logits` (batch, 10)."""
     return _shipped(MODEL_FILE)
+
+
+def embedded_resnet() -> Path:
+    """Return the ONNX file of the ResNet, a convolutional network; the same images in, the same logits out."""
+    return _shipped(RESNET_FILE)
 
 
 def calibration_data() -> Path:

@@ -1,4 +1,4 @@
-"""Export a ViT to ONNX: one plain graph, named after the network's modules, the same bytes each time."""
+"""Export a reference network to ONNX: one plain graph, named after the network's modules, the same bytes each time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from onnx import ModelProto, NodeProto
 from torch import nn
 
-from rankfold.models.vit import ViTShape
+from rankfold.models.networks import Shape
 
 OPSET = 20  # the first with Gelu as one operator; as a formula (opset 18) onnxruntime 1.31 does not fuse it
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter notes the modules around a node, outermost first
 _TREESPEC = r"`isinstance\(treespec, LeafSpec\)` is deprecated"  # raised by torch 2.13 against itself
 
 
-def export_vit(network: nn.Module, shape: ViTShape, path: Path) -> None:
+def export_network(network: nn.Module, shape: Shape, path: Path) -> None:
     """Write the network, in evaluation mode, to `path`, whole or not at all.
 
     The graph maps `image` (batch, in_channels, image_size, image_size) float32 to `logits` (batch, classes), batch
@@ -32,7 +32,7 @@ def export_vit(network: nn.Module, shape: ViTShape, path: Path) -> None:
     os.replace(partial, path)
 
 
-def _traced(network: nn.Module, shape: ViTShape) -> ModelProto:
+def _traced(network: nn.Module, shape: Shape) -> ModelProto:
     example = torch.zeros(2, shape.in_channels, shape.image_size, shape.image_size)  # 1 would be taken as constant
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", _TREESPEC, FutureWarning)
@@ -75,6 +75,8 @@ def _name_nodes(model: ModelProto) -> None:
 
 
 def _module(node: NodeProto, otherwise: str) -> str:
+    if node.op_type == "Conv":  # a batch normalisation folded into it has put its own scope there
+        return str(node.input[1]).removesuffix(".weight")
     scopes = next((note.value for note in node.metadata_props if note.key == _SCOPES), None)
     if scopes is None:  # made by the exporter's own rewriting: it belongs where its input comes from
         return otherwise
@@ -88,20 +90,26 @@ def _unique(name: str, taken: Counter[str]) -> str:
 
 def _tensor_names(model: ModelProto) -> dict[str, str]:
     graph = model.graph
-    made = [value.name for value in graph.initializer if value.name.startswith("val_")]
+    made = [value.name for value in graph.initializer if value.name.startswith("val_") or _is_folded_bias(value.name)]
     kept = {value.name for value in graph.initializer} - set(made) | {value.name for value in graph.output}
     taken = Counter(kept)
     names: dict[str, str] = {}
     for node in graph.node:
         for tensor in node.input:
             if tensor in made and tensor not in names:
-                names[tensor] = _unique(_constant_name(node), taken)
+                names[tensor] = _unique(_constant_name(node, tensor), taken)
         for tensor in node.output:
             names[tensor] = tensor if tensor in kept else _unique(node.name, taken)
     return names
 
 
-def _constant_name(reader: NodeProto) -> str:
+def _is_folded_bias(tensor: str) -> bool:
+    return tensor.endswith(".weight_bias")  # as the exporter names what batch normalisation adds
+
+
+def _constant_name(reader: NodeProto, tensor: str) -> str:
+    if _is_folded_bias(tensor):
+        return tensor.removesuffix("weight_bias") + "bias"
     if reader.op_type == "MatMul":
         return reader.name.removesuffix("/MatMul") + ".weight"
     return reader.name + "/constant"

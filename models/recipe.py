@@ -12,7 +12,10 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; the defaults are those of the ViT that ships with the package."""
+    """How a network is trained; the defaults are those of the ViT that ships with the package.
+
+    `drop_path` is for networks whose branches can be dropped: the ResNet's cannot.
+    """
 
     epochs: int = 30
     batch: int = 256

@@ -1,4 +1,4 @@
-"""Train the reference networks: `python -m rankfold.models.train vit-fashion --data DIR --out DIR`."""
+"""Train the reference networks: `python -m rankfold.models.train NETWORK --data DIR --out DIR`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankfold.models import demo, fashion_mnist
-from rankfold.models.export import export_vit
+from rankfold.models import fashion_mnist
+from rankfold.models.export import export_network
+from rankfold.models.networks import REFERENCES, Reference, build
 from rankfold.models.recipe import Recipe
 from rankfold.models.training_run import Run, accuracy
-from rankfold.models.vit import ViT, ViTShape
 
 VALIDATION_SHARE = 12  # one training image in twelve (5,000 of 60,000); the checkpoint is chosen on them
 
 
-def train_vit_fashion(data: Path, folder: Path, *, recipe: Recipe, shape: ViTShape, threads: int) -> dict[str, Any]:
-    """Train a ViT on `data`'s training split and return what the run reached.
+def train_network(data: Path, folder: Path, reference: Reference, *, threads: int) -> dict[str, Any]:
+    """Train a network on `data`'s training split and return what the run reached.
 
     The averaged weights of the best validation accuracy are kept in `folder/best.pt` and written as ONNX in the end;
     the test split is scored once, last. Called again after an interruption it goes on at the last finished epoch,
@@ -35,6 +35,7 @@ def train_vit_fashion(data: Path, folder: Path, *, recipe: Recipe, shape: ViTSha
         OSError: A file cannot be read or written.
         ValueError: The data is not what it should be, or `folder` holds the run of another shape or recipe.
     """
+    shape, recipe = reference.shape, reference.recipe
     torch.set_num_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(shape, recipe, folder)
@@ -46,7 +47,7 @@ def train_vit_fashion(data: Path, folder: Path, *, recipe: Recipe, shape: ViTSha
         loss = run.train_epoch(images[used], labels[used])
         score = run.finish_epoch(images[held], labels[held])
         _show(run, loss, score, time.monotonic() - began)
-    best = ViT(shape)
+    best = build(shape)
     best.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
     reached = {
         "validation_accuracy": run.best,
@@ -55,7 +56,7 @@ def train_vit_fashion(data: Path, folder: Path, *, recipe: Recipe, shape: ViTSha
         "shape": asdict(shape),
         "recipe": asdict(recipe),
     }
-    export_vit(best, shape, folder / demo.MODEL_FILE)
+    export_network(best, shape, folder / reference.file)
     _write_whole(json.dumps(reached, indent=2) + "\n", folder / "reached.json")
     return reached
 
@@ -87,10 +88,10 @@ def _show(run: Run, loss: float, score: float, seconds: float) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rankfold.models.train", description=__doc__)
-    parser.add_argument("network", choices=["vit-fashion"], help="the network to train")
+    parser.add_argument("network", choices=list(REFERENCES), help="the network to train")
     parser.add_argument("--data", type=Path, required=True, help="folder with Fashion-MNIST's four idx.gz files")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and results; resumed if there")
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--epochs", type=int, help="default: as the shipped network was trained")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: torch's)")
     return parser
@@ -100,9 +101,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line above: progress on stderr, what was reached on stdout as JSON."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    recipe = replace(Recipe(), epochs=options.epochs, seed=options.seed)
+    reference = REFERENCES[options.network]
+    epochs = reference.recipe.epochs if options.epochs is None else options.epochs
+    reference = replace(reference, recipe=replace(reference.recipe, epochs=epochs, seed=options.seed))
     try:
-        reached = train_vit_fashion(options.data, options.out, recipe=recipe, shape=ViTShape(), threads=options.threads)
+        reached = train_network(options.data, options.out, reference, threads=options.threads)
     except (OSError, ValueError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from error
     print(json.dumps(reached))

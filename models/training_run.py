@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankfold.models.networks import Shape, build
 from rankfold.models.recipe import Recipe, augment, build_optimizer, rate_at
-from rankfold.models.vit import ViT, ViTShape
+
+NORM_IMAGES = 5000  # batch normalisations are measured on so many; 1,000 or 20,000 change the accuracy by 0.1 %
 
 
 @torch.no_grad()
@@ -23,14 +25,32 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float(sum(hits)) / len(labels)
 
 
+@torch.no_grad()
+def measure_norms(model: nn.Module, images: Tensor) -> None:
+    """Measure the statistics of a network's batch normalisations, if it has any, on images (count, 1, 28, 28).
+
+    Averaged weights have statistics of their own; an average of those seen on the way is not near them.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # every batch counts the same
+    model.train()
+    for batch in images.split(500):
+        model(batch)
+    model.eval()
+
+
 class Run:
     """One training run, resumable from `folder/checkpoint.pt` at the last finished epoch."""
 
-    def __init__(self, shape: ViTShape, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, shape: Shape, recipe: Recipe, folder: Path) -> None:
         torch.manual_seed(recipe.seed)
         self.shape, self.recipe, self.folder = shape, recipe, folder
-        self.model = ViT(shape, drop_path=recipe.drop_path)
-        self.average = ViT(shape)
+        self.model = build(shape, drop_path=recipe.drop_path)
+        self.average = build(shape)
         self.average.load_state_dict(self.model.state_dict())
         self.optimizer = build_optimizer(self.model, recipe)
         self.generator = torch.Generator().manual_seed(recipe.seed)
@@ -88,6 +108,7 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             total += self._step(augment(images[chosen], self.recipe, self.generator), labels[chosen])
+        measure_norms(self.average, images[:NORM_IMAGES])
         return total / len(batches)
 
     def _step(self, images: Tensor, labels: Tensor) -> float:

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from benchmarks import common, gpu, large
-from benchmarks.plain_svd import svd_basis
+from benchmarks import common, gpu, large, quality
+from benchmarks.plain_svd import fold_plain, svd_basis
 from benchmarks.synthetic_transformer import INPUT, shape_of, token_ids, write_transformer
-from onnx_examples import run
+from onnx_examples import build, gaussian, low_rank_rows, run, save
+
+from rankfold import Options
+from rankfold.values import RankPlan, SiteRank
 
 
 def test_gpu_benchmark_runs_the_same_path_on_the_cpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -32,6 +35,75 @@ def test_plain_svd_keeps_the_largest_singular_values() -> None:
     basis = svd_basis(weight, uses=1)
     np.testing.assert_allclose(basis.values, [25, 9, 1], rtol=1e-12)  # squares of exact numbers
     assert np.abs(basis.vectors[:, 0]).argmax() == 1
+
+
+def truncated(weight: np.ndarray, rank: int) -> np.ndarray:
+    """Return the nearest matrix of a rank."""
+    left, singular, right = np.linalg.svd(weight.astype(np.float64), full_matrices=False)
+    return ((left[:, :rank] * singular[:rank]) @ right[:rank]).astype(np.float32)
+
+
+def planned(name: str, shape: tuple[int, int], rank: int) -> RankPlan:
+    return RankPlan("", "a test", 0, 0, (SiteRank(name, *shape, rank, 0.0),))
+
+
+def test_plain_svd_puts_the_nearest_matrix_in_the_weights_place(tmp_path: Path) -> None:
+    body = "g (float[N,24] x) => (float[N,16] y) { [fc] y = Gemm<transB=1>(x, w, b) }"
+    weight, bias, x = gaussian(16, 24), gaussian(16, seed=1), gaussian(5, 24, seed=2, scale=1.0)
+    model = save(build(body, {"w": weight, "b": bias}), tmp_path / "model.onnx")
+    folded = fold_plain(model, planned("fc", (24, 16), 4), tmp_path / "folded.onnx")
+    expected = x @ truncated(weight, 4).T + bias
+    # 24 float32 products of numbers near 1, in two steps: a few roundings of 6e-8 each.
+    np.testing.assert_allclose(run(folded, {"x": x})[0], expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_plain_svd_of_a_convolution_is_that_of_its_kernels_as_a_matrix(tmp_path: Path, kernel: int) -> None:
+    pads = ", ".join([str(kernel // 2)] * 4)
+    body = f"g (float[N,12,9,9] x) => (float[N,16,5,5] y) {{ [c] y = Conv<strides=[2, 2], pads=[{pads}]>(x, w, b) }}"
+    weight, bias = gaussian(16, 12, kernel, kernel), gaussian(16, seed=1)
+    model = build(body, {"w": weight, "b": bias})
+    folded = fold_plain(
+        save(model, tmp_path / "model.onnx"), planned("c", (12 * kernel**2, 16), 4), tmp_path / "folded.onnx"
+    )
+    shapes = [tuple(value.dims) for value in onnx.load(folded).graph.initializer if len(value.dims) == 4]
+    assert sorted(shapes) == sorted([(4, 12, kernel, kernel), (16, 4, 1, 1)])
+    model.graph.initializer[0].CopyFrom(
+        onnx.numpy_helper.from_array(truncated(weight.reshape(16, -1), 4).reshape(weight.shape), "w")
+    )
+    x = gaussian(2, 12, 9, 9, seed=2, scale=1.0)
+    # 108 float32 products of numbers near 1, in two steps: some ten roundings of 6e-8.
+    np.testing.assert_allclose(run(folded, {"x": x})[0], run(model, {"x": x})[0], rtol=0, atol=1e-5)
+
+
+def test_quality_measures_both_ways_at_each_size(tmp_path: Path) -> None:
+    body = "g (float[N,64] x) => (float[N,64] y) { h = MatMul(x, w1) a = Relu(h) y = MatMul(a, w2) }"
+    weights = {"w1": gaussian(64, 64), "w2": gaussian(64, 64, seed=1)}
+    model, rows = save(build(body, weights), tmp_path / "model.onnx"), low_rank_rows(400, 64, 6)
+    np.savez(tmp_path / "data.npz", x=rows)
+    reference = common.outputs(model, rows, batch=100)
+
+    def score(candidate: Path) -> quality.Row:
+        away = common.outputs(candidate, rows, batch=100) - reference
+        return {"error": float(np.linalg.norm(away) / np.linalg.norm(reference))}
+
+    subject = quality.Subject(model, tmp_path / "data.npz", score, {"x": rows[:8]}, Options(latency_rounds=0))
+    original, *found = quality.measured(subject, tmp_path)
+    assert (original["kept"], original["error"]) == (1.0, 0.0)
+    assert [row["keep"] for row in found] == [0.75, 0.75, 0.5, 0.5, 0.33, 0.33]
+    for blind, ours in zip(found[::2], found[1::2], strict=True):
+        assert (blind["method"], ours["method"]) == ("plain SVD", "rankfold")
+        assert blind["kept"] == ours["kept"] <= ours["keep"]
+        assert ours["error"] < blind["error"]
+        assert min(ours["before_ms"], ours["after_ms"], ours["time_ratio"]) > 0
+
+
+def test_the_table_of_a_classifier() -> None:
+    row = {"keep": 0.5, "method": "rankfold", "kept": 0.49, "time_ratio": 0.625}
+    scores = {"accuracy_1000": 0.925, "accuracy_10000": 0.90164, "size_bytes": 1_490_823}
+    head, _, line = quality.fashion_table("a network", [row | scores]).splitlines()
+    assert head == "| a network | kept | accuracy, 1,000 | accuracy, 10,000 | file, bytes | batch-64 time |"
+    assert line == "| keep 0.50, rankfold | 0.4900 | 92.5 % | 90.16 % | 1,490,823 | 0.62 |"
 
 
 def test_results_go_into_their_file_and_between_their_marks(

@@ -8,7 +8,8 @@ import struct
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,15 @@ import torch
 from package_sources import ROOT
 
 from rankfold.models import demo, fashion_mnist, pack, train
-from rankfold.models.export import export_vit
+from rankfold.models.export import export_network
+from rankfold.models.networks import REFERENCES, Reference, Shape
 from rankfold.models.recipe import Recipe
+from rankfold.models.resnet import ResNetShape
 from rankfold.models.training_run import Run
 from rankfold.models.vit import ViT, ViTShape
 
 TINY = ViTShape(patch_size=7, width=16, depth=2, heads=2)
+TINY_RESNET = ResNetShape(widths=(4, 8), depths=(1, 2))
 SHORT = Recipe(epochs=3, batch=16, warmup_epochs=1.0)
 
 # The same float32 sums in another order, a few layers deep: a few dozen roundings of 6e-8 on logits near 1.
@@ -57,7 +61,7 @@ def write_images(folder: Path, *, train_count: int, test_count: int) -> Path:
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ViT, Path]:
     network = tiny_network(fused_qkv=request.param)
     path = tmp_path_factory.mktemp("export") / "vit.onnx"
-    export_vit(network, TINY, path)
+    export_network(network, TINY, path)
     return network, path
 
 
@@ -128,19 +132,23 @@ def test_export_has_a_symbolic_batch(exported: tuple[ViT, Path]) -> None:
 
 def test_export_is_repeatable_and_tells_nothing_of_the_machine(exported: tuple[ViT, Path], tmp_path: Path) -> None:
     network, path = exported
-    export_vit(network, TINY, tmp_path / "again.onnx")
+    export_network(network, TINY, tmp_path / "again.onnx")
     written = path.read_bytes()
     assert (tmp_path / "again.onnx").read_bytes() == written
     assert [file.name for file in tmp_path.iterdir()] == ["again.onnx"]
     assert not any(word in written for word in (str(ROOT).encode(), b"vit.py", b"stack_trace", b"aten"))
 
 
-def test_training_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shape", [TINY, TINY_RESNET], ids=["vit", "resnet"])
+def test_training_goes_on_where_it_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: Shape
+) -> None:
     data = write_images(tmp_path, train_count=48, test_count=10)
-    monkeypatch.setattr(train, "export_vit", lambda *_: None)
+    monkeypatch.setattr(train, "export_network", lambda *_: None)
+    reference = Reference(shape, SHORT, "unused.onnx")
 
     def reached(folder: str) -> tuple[dict[str, object], dict[str, torch.Tensor]]:
-        result = train.train_vit_fashion(data, tmp_path / folder, recipe=SHORT, shape=TINY, threads=1)
+        result = train.train_network(data, tmp_path / folder, reference, threads=1)
         return result, torch.load(tmp_path / folder / "checkpoint.pt", weights_only=True)
 
     result, state = reached("whole")
@@ -176,19 +184,21 @@ def test_less_than_one_batch_is_refused(tmp_path: Path) -> None:
         run.train_epoch(torch.zeros(15, 1, 28, 28), torch.zeros(15, dtype=torch.int64))
 
 
-def test_commands_train_and_pack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", list(REFERENCES))
+def test_commands_train_and_pack(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     data = write_images(tmp_path, train_count=300, test_count=20)
     out, shipped = tmp_path / "out", tmp_path / "shipped"
     shipped.mkdir()
-    train.main(["vit-fashion", "--data", str(data), "--out", str(out), "--epochs", "1", "--threads", "1"])
+    train.main([name, "--data", str(data), "--out", str(out), "--epochs", "1", "--threads", "1"])
     said = capsys.readouterr()
     reached = json.loads(said.out)
     assert reached == json.loads((out / "reached.json").read_text())
-    assert reached["recipe"] == asdict(Recipe(epochs=1))
+    assert reached["recipe"] == asdict(replace(REFERENCES[name].recipe, epochs=1))
     assert said.err.startswith("epoch 1/1  loss ")
     write_images(data, train_count=600, test_count=1000)
-    pack.main(["--data", str(data), "--trained", str(out), "--out", str(shipped)])
-    assert (shipped / "vit_fashion.onnx").read_bytes() == (out / "vit_fashion.onnx").read_bytes()
+    pack.main([name, "--data", str(data), "--trained", str(out), "--out", str(shipped)])
+    file = REFERENCES[name].file
+    assert (shipped / file).read_bytes() == (out / file).read_bytes()
     assert np.load(shipped / "fashion_calibration.npz")["image"].shape == (512, 1, 28, 28)
     assert np.load(shipped / "fashion_test.npz")["labels"].shape == (1000,)
 
@@ -197,7 +207,7 @@ def test_commands_say_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"rankfold\.models\.train: .*train-images-idx3-ubyte\.gz"):
         train.main(["vit-fashion", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match=r"rankfold\.models\.pack: .*best\.pt"):
-        pack.main(["--data", str(tmp_path), "--trained", str(tmp_path), "--out", str(tmp_path)])
+        pack.main(["vit-fashion", "--data", str(tmp_path), "--trained", str(tmp_path), "--out", str(tmp_path)])
 
 
 def test_damaged_data_is_refused(tmp_path: Path) -> None:
@@ -222,7 +232,8 @@ def test_the_shipped_files_load_without_torch() -> None:
         "import sys; sys.modules['torch'] = None\n"
         "import rankfold.models, rankfold.models.fashion_mnist\n"
         "from rankfold.models import demo\n"
-        "assert all(path().is_file() for path in (demo.embedded_model, demo.calibration_data, demo.test_data))\n"
+        "shipped = (demo.embedded_model, demo.embedded_resnet, demo.calibration_data, demo.test_data)\n"
+        "assert all(path().is_file() for path in shipped)\n"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -237,8 +248,9 @@ def test_the_shipped_images_are_what_the_model_takes() -> None:
     assert np.bincount(test["labels"], minlength=10).min() > 80
 
 
-def test_the_shipped_network_knows_nine_images_in_ten() -> None:
+@pytest.mark.parametrize("model", [demo.embedded_model, demo.embedded_resnet])
+def test_the_shipped_networks_know_nine_images_in_ten(model: Callable[[], Path]) -> None:
     test = np.load(demo.test_data())
-    session = onnxruntime.InferenceSession(demo.embedded_model(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model(), providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"image": test["image"]})
     assert (logits.argmax(1) == test["labels"]).mean() >= 0.9

@@ -89,7 +89,8 @@ def test_an_undeclared_sub_folder_is_found(tmp_path: Path) -> None:
 def test_the_wheel_holds_all_of_the_package_and_nothing_else(wheel: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert held == files_of_the_package()
-    assert {"rankfold/py.typed", "rankfold/models/vit_fashion.onnx", "rankfold/tools/supervise.py"} <= held
+    networks = {"rankfold/models/vit_fashion.onnx", "rankfold/models/resnet_fashion.onnx"}
+    assert networks | {"rankfold/py.typed", "rankfold/tools/supervise.py"} <= held
 
 
 def test_the_sdist_holds_all_of_the_package(checkout: Path) -> None:
@@ -120,7 +121,8 @@ def test_an_unpacked_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: P
     command = (
         "import rankfold, rankfold.pipeline, rankfold.tools.cli\n"
         "from rankfold.models import demo\n"
-        "print(rankfold.__file__, demo.embedded_model(), demo.calibration_data(), demo.test_data(), sep='\\n')\n"
+        "print(rankfold.__file__, demo.embedded_model(), demo.embedded_resnet(), sep='\\n')\n"
+        "print(demo.calibration_data(), demo.test_data(), sep='\\n')\n"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", command],
@@ -132,7 +134,7 @@ def test_an_unpacked_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     paths = [Path(line) for line in done.stdout.splitlines()]
-    assert len(paths) == 4
+    assert len(paths) == 5
     assert all(path.is_file() and path.is_relative_to(tmp_path) for path in paths)
 
 
