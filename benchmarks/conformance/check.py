@@ -1,0 +1,190 @@
+"""One model's way through the library and back: scan, capture, fold at full rank, write, run, compare."""
+
+from __future__ import annotations
+
+import filecmp
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from benchmarks.conformance.fidelity import compare_files
+from benchmarks.conformance.outcome import Outcome, note_scan
+from rankfold.capture import capture
+from rankfold.decide import site_spectra
+from rankfold.errors import CalibrationDataError, ModelError, RankfoldError
+from rankfold.options import Options
+from rankfold.passes.fold import finite_weight, fold, full_rank
+from rankfold.passes.model_file import Model, load_model
+from rankfold.passes.plan import make_plan, site_curves
+from rankfold.passes.side_moments import SideMoments
+from rankfold.passes.sites import Scan, find_sites
+from rankfold.passes.spectrum import Spectrum, spectrum
+from rankfold.passes.write_model import write_model
+from rankfold.values import Keep
+
+Values = list[Any]
+"""Inputs or outputs in the order of the graph: arrays, or lists of them."""
+
+RUNTIME_ERRORS = (
+    *(value for value in vars(ort_state).values() if isinstance(value, type) and issubclass(value, Exception)),
+    RuntimeError,
+    ValueError,
+    TypeError,
+)
+# Two products round twice where one rounded once: what a fold may add to a tolerance that was made for one product, in
+# units of the type's rounding at the largest value.
+ROUNDINGS = 64
+_COPIES = 4  # of the one feed there is: some are held out
+_ENOUGH_ROWS = 1e6
+
+
+@dataclass(frozen=True)
+class Example:
+    """A model file with inputs, the outputs it should have, and the tolerances for them."""
+
+    path: Path
+    inputs: dict[str, Any]
+    expected: Values
+    rtol: float
+    atol: float
+
+
+def check(example: Example, outcome: Outcome) -> Outcome:
+    """Send one model through the library, and note what came of it; nothing it does ends the caller."""
+    try:
+        plain = run(example.path, example.inputs)
+    except RUNTIME_ERRORS as error:
+        outcome.status, outcome.detail = "not run", " ".join(str(error).split())[:200]
+        return outcome
+    try:
+        _fold_and_compare(example, plain, outcome)
+    except RankfoldError as error:
+        outcome.status, outcome.detail = "refused", str(error)
+    except Exception:  # noqa: BLE001 - whatever it is, it is what is looked for
+        outcome.status, outcome.detail = "crashed", traceback.format_exc()
+    return outcome.judged()
+
+
+def run(path: Path, inputs: dict[str, Any]) -> Values:
+    """Return a model's outputs from plain onnxruntime on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, inputs))
+
+
+def _fold_and_compare(example: Example, plain: Values, outcome: Outcome) -> None:
+    model = load_model(example.path)
+    scan = find_sites(model)
+    note_scan(outcome, scan)
+    target = example.path.with_name("folded.onnx")
+    target.unlink(missing_ok=True)
+    folded = _folded(model, scan, example, outcome) if scan.sites else None
+    write_model(folded, model, target)
+    outcome.unexplained.extend(compare_files(example.path, target).unexplained)
+    if folded is None:
+        if not model.has_external_data and not filecmp.cmp(example.path, target, shallow=False):
+            outcome.unexplained.append("nothing was folded, and the file is another")
+        return
+    outcome.status = "folded"
+    _check_file(example.path, target, outcome)
+    meant = example.expected if disagreement(example.expected, plain, example) is None else plain
+    try:
+        found = run(target, example.inputs)
+    except RUNTIME_ERRORS as error:
+        outcome.differs.append(f"onnxruntime refuses the folded model: {error}")
+        return
+    reason = disagreement(meant, found, example, rounds=True)
+    if reason is not None:
+        outcome.differs.append(reason)
+
+
+def _folded(model: Model, scan: Scan, example: Example, outcome: Outcome) -> Any:
+    spectra = _spectra(model, scan, example, outcome)
+    plan = make_plan(scan, site_curves(scan, spectra), Keep(1.0), model_digest=model.digest)
+    return fold(model, scan, full_rank(plan), spectra, version="conformance")
+
+
+def _spectra(model: Model, scan: Scan, example: Example, outcome: Outcome) -> dict[str, Spectrum]:
+    """Return bases from the case's own data, or where that is refused, from as many rows as one likes of covariance I."""
+    options = Options(holdout=0.5)
+    try:
+        spool = example.path.with_name("held_out.npz")
+        calibration = capture(model, scan, [example.inputs] * _COPIES, spool, options=options)
+        return site_spectra(model, scan, calibration, options)[0]
+    except (CalibrationDataError, ModelError) as error:
+        outcome.notes.append(f"bases without data: {error}")
+    return {site.name: _white_basis(model, scan, site) for site in scan.sites}
+
+
+def _white_basis(model: Model, scan: Scan, site: Any) -> Spectrum:
+    weight = finite_weight(model, scan, site)
+    features, uses = site.in_features, len(site.uses)
+    means = (np.zeros(features),) * uses
+    moments = SideMoments(True, _ENOUGH_ROWS, (1 / uses,) * uses, means, np.eye(features))
+    return spectrum(weight, moments, centred=False)
+
+
+def _check_file(source: Path, target: Path, outcome: Outcome) -> None:
+    """Check that the result passes the checker as far as the source does, and that a second run would leave it."""
+    for whole in (False, True):
+        if _passes(source, whole=whole) and not _passes(target, whole=whole):
+            outcome.unexplained.append(f"the ONNX checker refuses the result (full_check={whole})")
+    again = find_sites(load_model(target))
+    if again.sites:
+        outcome.unexplained.append(f"a second run would fold {[site.name for site in again.sites]} again")
+
+
+def _passes(path: Path, *, whole: bool) -> bool:
+    try:
+        onnx.checker.check_model(str(path), full_check=whole)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+def disagreement(expected: Sequence[Any], found: Sequence[Any], example: Example, *, rounds: bool = False) -> str | None:
+    """Return how outputs differ beyond the tolerances, or None.
+
+    Args:
+        expected, found: Arrays, or lists of them.
+        example: Whose tolerances count.
+        rounds: Whether a fold's own rounding is allowed on top of them.
+    """
+    if len(expected) != len(found):
+        return f"{len(found)} outputs for {len(expected)}"
+    for place, (want, got) in enumerate(zip(expected, found, strict=True)):
+        if isinstance(want, list | tuple):
+            reason = disagreement(want, got, example, rounds=rounds) if isinstance(got, list | tuple) else "no list"
+        else:
+            reason = None if want is None and got is None else _array_differs(want, got, example, rounds=rounds)
+        if reason is not None:
+            return f"output {place}: {reason}"
+    return None
+
+
+def _array_differs(want: Any, got: Any, example: Example, *, rounds: bool) -> str | None:
+    want, got = np.asarray(want), np.asarray(got)
+    if want.shape != got.shape or want.dtype != got.dtype:
+        return f"{got.dtype}{list(got.shape)} for {want.dtype}{list(want.shape)}"
+    if want.dtype.kind not in "fc":
+        if want.dtype.kind == "V" or np.array_equal(want, got):
+            return None if want.tobytes() == got.tobytes() or want.dtype.kind != "V" else "other bytes"
+        return "other values"
+    room = example.atol
+    if rounds and want.size:
+        finite = np.abs(want[np.isfinite(want)])
+        room += ROUNDINGS * float(np.finfo(want.dtype).eps) * float(finite.max(initial=0.0))
+    if np.allclose(got.astype(np.complex128), want.astype(np.complex128), example.rtol, room, equal_nan=True):
+        return None
+    with np.errstate(all="ignore"):
+        away = np.abs(got.astype(np.complex128) - want.astype(np.complex128))
+    return f"up to {float(np.nanmax(away)):.3g} away, values up to {float(np.nanmax(np.abs(want))):.3g}"
