@@ -95,7 +95,7 @@ def _fold_and_compare(example: Example, plain: Values, outcome: Outcome) -> None
             outcome.unexplained.append("nothing was folded, and the file is another")
         return
     outcome.status = "folded"
-    _check_file(example.path, target, outcome)
+    check_file(example.path, target, outcome)
     meant = example.expected if disagreement(example.expected, plain, example) is None else plain
     try:
         found = run(target, example.inputs)
@@ -133,7 +133,7 @@ def _white_basis(model: Model, scan: Scan, site: Any) -> Spectrum:
     return spectrum(weight, moments, centred=False)
 
 
-def _check_file(source: Path, target: Path, outcome: Outcome) -> None:
+def check_file(source: Path, target: Path, outcome: Outcome) -> None:
     """Check that the result passes the checker as far as the source does, and that a second run would leave it."""
     for whole in (False, True):
         if _passes(source, whole=whole) and not _passes(target, whole=whole):

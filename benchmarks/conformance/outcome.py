@@ -20,8 +20,8 @@ class Outcome:
 
     Attributes:
         case: Its name.
-        status: `folded`, `unchanged`, `refused` with a message of the library's, `not run` where onnxruntime does not
-            run the original, or one of the failures.
+        status: `folded`, `unchanged`, `refused` with a message of the library's, `not made` where
+            the tool that makes the model fails, `not run` where onnxruntime does not run it, or one of the failures.
         detail: The reason or the trace, where there is one.
         folds: Number of folded sites by pattern.
         skips: Number of linear nodes left alone by reason.

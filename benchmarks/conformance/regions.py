@@ -135,12 +135,24 @@ def _attribute_reasons(region: Region, old: NodeProto) -> Iterator[str]:
     wanted = {attribute.name: attribute for attribute in old.attribute}
     found = [attribute for node in region.nodes for attribute in node.attribute]
     for attribute in found:
-        same = attribute.name in wanted and attribute == wanted[attribute.name]
-        if not same and not _neutral(attribute, old):
+        if not _says(attribute, wanted.get(attribute.name)) and not _neutral(attribute, old):
             yield f"attribute {attribute.name} is {helper.get_attribute_value(attribute)}, the old node had another"
     for name, attribute in wanted.items():
-        if attribute not in found and name not in _WEIGHT_TURNS and not _neutral(attribute, old):
+        kept = any(_says(attribute, other) for other in found) or name in _WEIGHT_TURNS
+        if not kept and not _neutral(attribute, old):
             yield f"attribute {name} = {helper.get_attribute_value(attribute)} is lost"
+
+
+def _says(attribute: AttributeProto, other: AttributeProto | None) -> bool:
+    """Return whether two attributes say the same; what is noted on them goes with the old node."""
+    if other is None:
+        return False
+    bare = []
+    for given in (attribute, other):
+        bare.append(AttributeProto())
+        bare[-1].CopyFrom(given)
+        bare[-1].ClearField("doc_string")
+    return bool(bare[0] == bare[1])
 
 
 def _neutral(attribute: AttributeProto, node: NodeProto) -> bool:

@@ -40,7 +40,7 @@ def table(content: dict[str, Any]) -> str:
     rows = []
     for part, counts in content["parts"].items():
         failed = sum(counts.get(status, 0) for status in FAILURES)
-        whole = counts["all"] - counts.get("not run", 0)
+        whole = counts["all"] - counts.get("not run", 0) - counts.get("not made", 0)
         row = (whole, counts.get("folded", 0), counts["folds"], counts.get("refused", 0), failed)
         rows.append((TITLES[part], *(f"{number:,}" for number in row)))
     head = ("models that onnxruntime runs", "all", "folded", "weights folded", "refused", "failed")
