@@ -24,6 +24,7 @@ from benchmarks.conformance.summary import summary, table
 from benchmarks.conformance.worker import log_name, read_log
 
 PROCESSES = 2
+WORKER = ["-m", "benchmarks.conformance.worker"]
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -58,7 +59,7 @@ def _part(part: str, work: Path) -> Iterator[dict[str, Any]]:
 def _share(part: str, share: int, work: Path) -> None:
     """Run processes until one comes to the end; each that dies leaves one job marked as crashed."""
     path = work / log_name(part, share)
-    command = [sys.executable, "-m", "benchmarks.conformance.worker", part, str(share), str(PROCESSES), str(work)]
+    command = [sys.executable, *WORKER, part, str(share), str(PROCESSES), str(work)]
     while True:
         begun = len(read_log(path))
         code = subprocess.run(command, env=os.environ | _ONE_THREAD, check=False).returncode

@@ -14,18 +14,13 @@ import onnx
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+import rankfold
 from benchmarks.conformance.fidelity import compare_files
-from benchmarks.conformance.outcome import Outcome, note_scan
-from rankfold.capture import capture
-from rankfold.decide import site_spectra
-from rankfold.errors import CalibrationDataError, ModelError, RankfoldError
+from benchmarks.conformance.outcome import Outcome, note_analysis
+from rankfold.errors import RankfoldError
 from rankfold.options import Options
-from rankfold.passes.fold import finite_weight, fold, full_rank
-from rankfold.passes.model_file import Model, load_model
-from rankfold.passes.plan import make_plan, site_curves
-from rankfold.passes.side_moments import SideMoments
-from rankfold.passes.sites import Scan, find_sites
-from rankfold.passes.spectrum import Spectrum, spectrum
+from rankfold.passes.fold import full_rank
+from rankfold.passes.model_file import load_model
 from rankfold.passes.write_model import write_model
 from rankfold.values import Keep
 
@@ -42,7 +37,7 @@ RUNTIME_ERRORS = (
 # units of the type's rounding at the largest value.
 ROUNDINGS = 64
 _COPIES = 4  # of the one feed there is: some are held out
-_ENOUGH_ROWS = 1e6
+_OPTIONS = Options(latency_rounds=0, holdout=0.5)
 
 
 @dataclass(frozen=True)
@@ -82,19 +77,15 @@ def run(path: Path, inputs: dict[str, Any]) -> Values:
 
 
 def _fold_and_compare(example: Example, plain: Values, outcome: Outcome) -> None:
-    model = load_model(example.path)
-    scan = find_sites(model)
-    note_scan(outcome, scan)
     target = example.path.with_name("folded.onnx")
     target.unlink(missing_ok=True)
-    folded = _folded(model, scan, example, outcome) if scan.sites else None
-    write_model(folded, model, target)
-    outcome.unexplained.extend(compare_files(example.path, target).unexplained)
-    if folded is None:
-        if not model.has_external_data and not filecmp.cmp(example.path, target, shallow=False):
-            outcome.unexplained.append("nothing was folded, and the file is another")
+    note_analysis(outcome, example.path)
+    if not outcome.folds:
+        _check_copy(example.path, target, outcome)
         return
+    _at_full_rank(example, target)
     outcome.status = "folded"
+    outcome.unexplained.extend(compare_files(example.path, target).unexplained)
     check_file(example.path, target, outcome)
     meant = example.expected if disagreement(example.expected, plain, example) is None else plain
     try:
@@ -107,30 +98,20 @@ def _fold_and_compare(example: Example, plain: Values, outcome: Outcome) -> None
         outcome.differs.append(reason)
 
 
-def _folded(model: Model, scan: Scan, example: Example, outcome: Outcome) -> Any:
-    spectra = _spectra(model, scan, example, outcome)
-    plan = make_plan(scan, site_curves(scan, spectra), Keep(1.0), model_digest=model.digest)
-    return fold(model, scan, full_rank(plan), spectra, version="conformance")
+def _check_copy(source: Path, target: Path, outcome: Outcome) -> None:
+    """Write a model of which nothing is folded: weights inside, it has to be the same file."""
+    model = load_model(source)
+    write_model(None, model, target)
+    outcome.unexplained.extend(compare_files(source, target).unexplained)
+    if not model.has_external_data and not filecmp.cmp(source, target, shallow=False):
+        outcome.unexplained.append("nothing was folded, and the file is another")
 
 
-def _spectra(model: Model, scan: Scan, example: Example, outcome: Outcome) -> dict[str, Spectrum]:
-    """Return bases from the case's own data, or where that is refused, from as many rows as one likes of covariance I."""
-    options = Options(holdout=0.5)
-    try:
-        spool = example.path.with_name("held_out.npz")
-        calibration = capture(model, scan, [example.inputs] * _COPIES, spool, options=options)
-        return site_spectra(model, scan, calibration, options)[0]
-    except (CalibrationDataError, ModelError) as error:
-        outcome.notes.append(f"bases without data: {error}")
-    return {site.name: _white_basis(model, scan, site) for site in scan.sites}
-
-
-def _white_basis(model: Model, scan: Scan, site: Any) -> Spectrum:
-    weight = finite_weight(model, scan, site)
-    features, uses = site.in_features, len(site.uses)
-    means = (np.zeros(features),) * uses
-    moments = SideMoments(True, _ENOUGH_ROWS, (1 / uses,) * uses, means, np.eye(features))
-    return spectrum(weight, moments, centred=False)
+def _at_full_rank(example: Example, target: Path) -> None:
+    data = [example.inputs] * _COPIES
+    calibration = rankfold.calibrate(example.path, data, options=_OPTIONS)
+    plan = rankfold.make_plan(example.path, calibration, budget=Keep(1.0), options=_OPTIONS)
+    rankfold.compress(example.path, data, plan=full_rank(plan), output=target, options=_OPTIONS)
 
 
 def check_file(source: Path, target: Path, outcome: Outcome) -> None:
@@ -138,7 +119,7 @@ def check_file(source: Path, target: Path, outcome: Outcome) -> None:
     for whole in (False, True):
         if _passes(source, whole=whole) and not _passes(target, whole=whole):
             outcome.unexplained.append(f"the ONNX checker refuses the result (full_check={whole})")
-    again = find_sites(load_model(target))
+    again = rankfold.analyze(target)
     if again.sites:
         outcome.unexplained.append(f"a second run would fold {[site.name for site in again.sites]} again")
 

@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 import rankfold
 from benchmarks.conformance.check import ROUNDINGS, RUNTIME_ERRORS, check_file, run
 from benchmarks.conformance.fidelity import compare_files
-from benchmarks.conformance.outcome import Outcome, note_scan
+from benchmarks.conformance.outcome import Outcome, note_analysis
 from rankfold.errors import PlanError, RankfoldError
 from rankfold.options import Options
 from rankfold.passes.fold import full_rank
-from rankfold.passes.model_file import load_model
-from rankfold.passes.sites import find_sites
 from rankfold.passes.spectrum import FLOAT32_NOISE
 from rankfold.pipeline import Result
 from rankfold.values import Feed, Keep
@@ -72,8 +70,7 @@ def check_compress(subject: Subject) -> Outcome:
 
 
 def _compress_both(subject: Subject, outcome: Outcome) -> None:
-    scan = find_sites(load_model(subject.path))
-    note_scan(outcome, scan)
+    note_analysis(outcome, subject.path)
     whole, low = (_target(subject.path, name) for name in ("whole", "low"))
     _judge(subject, _at_full_rank(subject, whole), outcome, "full rank")
     check_file(subject.path, whole, outcome)
@@ -84,7 +81,7 @@ def _compress_both(subject: Subject, outcome: Outcome) -> None:
         result = rankfold.compress(subject.path, subject.feeds, energy=1 - FLOAT32_NOISE, output=low, options=_OPTIONS)
     _judge(subject, result, outcome, "low rank")
     outcome.figures |= {"kept": result.plan.kept, "folded at low rank": len(result.plan.folded)}
-    outcome.status = "folded" if scan.sites else "unchanged"
+    outcome.status = "folded" if outcome.folds else "unchanged"
 
 
 def _at_full_rank(subject: Subject, target: Path) -> Result:

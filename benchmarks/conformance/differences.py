@@ -9,6 +9,7 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from onnx import NodeProto
 
 _IDENTITIES = ("name", "key", "tensor_name", "domain", "dim_param")  # what elements of a list are called by
 _LONGEST_TEXT = 120
@@ -52,8 +53,8 @@ def differences(before: Message, after: Message, path: str = "") -> Iterator[Dif
 def identity(message: Message) -> str:
     """Return what a message is called: its first output for a node, else a name or a key."""
     fields = message.DESCRIPTOR.fields_by_name
-    if "output" in fields and fields["output"].is_repeated and fields["output"].message_type is None:
-        return ",".join(message.output)  # type: ignore[attr-defined]
+    if isinstance(message, NodeProto):
+        return ",".join(message.output)
     return next((str(getattr(message, name)) for name in _IDENTITIES if name in fields), "")
 
 

@@ -17,7 +17,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 
 from benchmarks.conformance.canonical import canonical, reads
 from benchmarks.conformance.differences import Difference, differences
-from benchmarks.conformance.regions import Region, new_pairs, region_complaints, regions
+from benchmarks.conformance.regions import Region, is_constant, new_pairs, read_as, region_complaints, regions
 
 # What may stand between a stored weight and the node that multiplies by it.
 BEHIND_WEIGHTS = frozenset({"Transpose", "Identity", "Cast", "Reshape", "Constant", "Split", "Squeeze", "Unsqueeze"})
@@ -55,6 +55,7 @@ class _Judgement:
         self.read_before, self.read_after = reads(self.before.graph), reads(self.after.graph)
         self.replaced = {region.output for region in self.regions}
         self.placed = {name for region in self.regions for node in region.nodes for name in node.output}
+        self.factors = frozenset(name for region in self.regions for name in region.factors)
 
 
 def compare_files(source: Path, result: Path) -> Fidelity:
@@ -105,22 +106,41 @@ def _judge(judged: _Judgement, difference: Difference) -> None:
 def _node(judged: _Judgement, change: Difference) -> str | None:
     before, after = change.before, change.after
     if before is not None and after is not None:
-        return "bias that takes up a mean" if _bias_changed(judged, before, after) else None
+        return _operand_changed(judged, before, after)
     if after is not None:
-        return "new node of a pair" if set(after.output) <= judged.placed else None
+        if set(after.output) <= judged.placed:
+            return "new node of a pair"
+        return "factor or part stored in a narrower type" if _widens(judged, after) else None
     if judged.replaced.intersection(before.output):
         return "node that a pair replaces"
     return "orphan behind a weight" if _orphaned(judged, before) else None
 
 
-def _bias_changed(judged: _Judgement, before: NodeProto, after: NodeProto) -> bool:
-    """Return whether a node changed in one operand, which became the new bias of a fold whose product it reads."""
+def _operand_changed(judged: _Judgement, before: NodeProto, after: NodeProto) -> str | None:
+    """Return why one operand of a node is another: a fold's new bias, or the node's own part of a weight."""
     changed = list(differences(before, after))
     if [difference.path for difference in changed] != ["input"] or len(before.input) != len(after.input):
-        return False
-    new = [name for old, name in zip(before.input, after.input, strict=True) if old != name]
+        return None
+    places = [place for place, name in enumerate(before.input) if after.input[place] != name]
+    if len(places) != 1:
+        return None
+    old, new = before.input[places[0]], after.input[places[0]]
     owners = [region for region in judged.regions if set(region.outputs).intersection(after.input)]
-    return before.op_type == "Add" and len(new) == 1 and any(_is_bias(judged, region, new[0]) for region in owners)
+    if before.op_type == "Add" and any(_is_bias(judged, region, new) for region in owners):
+        return "bias that takes up a mean"
+    cut = is_constant(old, judged.before.graph) and old not in judged.read_after
+    parts = [tensor.name for tensor in judged.after.graph.initializer if _is_part(tensor.name)]
+    own = any(new in read_as(part, judged.after.graph) for part in parts)
+    return "part of a weight whose other part is folded" if cut and own else None
+
+
+def _is_part(name: str) -> bool:
+    return name.rpartition("/")[2].startswith("part")
+
+
+def _widens(judged: _Judgement, node: NodeProto) -> bool:
+    """Return whether a node is the Cast behind a factor, or behind a part of a split weight."""
+    return node.op_type == "Cast" and (node.output[0] in judged.factors or _is_part(node.input[0]))
 
 
 def _is_bias(judged: _Judgement, region: Region, name: str) -> bool:
@@ -145,7 +165,7 @@ def _initializer(judged: _Judgement, change: Difference) -> str | None:
 
 def _belongs(judged: _Judgement, name: str) -> bool:
     """Return whether a new constant is a factor, or stands in a fold or in the Add behind it."""
-    if any(name in (region.pair.down, region.pair.up) for region in judged.regions):
+    if any(name in (region.pair.down, region.pair.up) for region in judged.regions) or _is_part(name):
         return True
     readers = [node for node in judged.after.graph.node if name in node.input]
     inside = [region for region in judged.regions if any(node in region.nodes for node in readers)]

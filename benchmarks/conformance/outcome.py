@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+import rankfold
+from rankfold.passes.model_file import load_model
 from rankfold.passes.site import Site
-from rankfold.passes.sites import Scan
+from rankfold.passes.sites import Scan, find_sites
 
 # In falling order of what a reader has to know.
 FAILURES = ("crashed", "differs", "unfaithful")
@@ -59,10 +62,14 @@ class Outcome:
         return self
 
 
-def note_scan(outcome: Outcome, scan: Scan) -> None:
-    """Count what was found, by pattern and by reason, as the library itself names it."""
-    outcome.folds = dict(Counter(pattern(scan, site) for site in scan.sites))
-    outcome.skips = dict(Counter(f"{node.op_type}: {plain_reason(node.reason)}" for node in scan.skipped))
+def note_analysis(outcome: Outcome, path: Path) -> None:
+    """Count what the library finds in a model, by pattern and by reason, as it names them itself."""
+    found = rankfold.analyze(path)
+    scan = find_sites(load_model(path))
+    patterns = {site.name: pattern(scan, site) for site in scan.sites}
+    names = (patterns.get(site.name, f"{site.op_type} in a local function") for site in found.sites)
+    outcome.folds = dict(Counter(names))
+    outcome.skips = dict(Counter(f"{node.op_type}: {plain_reason(node.reason)}" for node in found.skipped))
 
 
 def pattern(scan: Scan, site: Site) -> str:
@@ -73,11 +80,15 @@ def pattern(scan: Scan, site: Site) -> str:
         parts.append(f"of {scan.index.nodes[use.node].domain}")
     if use.weight_operand == 0:
         parts.append("with the weight on the left")
-    behind = list(dict.fromkeys(str(step[0]) for step in site.weight.steps))
+    convolution = site.op_type == "Conv"
+    steps = site.weight.steps[:-1] if convolution else site.weight.steps  # the last one makes its kernel a matrix
+    behind = list(dict.fromkeys(str(operation) for operation, _ in steps))
     if behind:
         parts.append(f"behind {', '.join(behind)}")
-    if len(site.weight.shape) == 3 and site.op_type != "Conv":  # noqa: PLR2004
-        parts.append("one per expert")
+    if convolution:
+        parts.append("with a kernel" if any(extent > 1 for extent in getattr(site, "kernel", None) or ()) else "1x1")
+    elif len(site.weight.shape) > 2:  # noqa: PLR2004
+        parts.append("of a stack")
     if len(site.uses) > 1:
         parts.append("shared")
     return " ".join(parts)

@@ -14,6 +14,7 @@ _PAIRS = "rankfold.pairs"
 _WEIGHT_TURNS = frozenset({"transA", "transB", "transBatchA", "transBatchB"})
 _WINDOW = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0, "group": 1}  # of a convolution of one pixel
 _MOST_NODES = 3  # two products and an Add
+_PRODUCTS = {"FusedGemm": {"FusedGemm", "Gemm"}}  # what may stand in the place of an operator, beside itself
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Pair:
     in_features: int
     out_features: int
     rank: int
+    blocks: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ class Region:
         nodes: In graph order.
         outputs: Those of their outputs that the source had too.
         label: What their names are derived from.
+        factors: The tensors that hold `down` and `up`: the weights themselves, or what they are cast to.
     """
 
     pair: Pair
     nodes: tuple[NodeProto, ...]
     outputs: tuple[str, ...]
     label: str
+    factors: frozenset[str]
 
     @property
     def output(self) -> str:
@@ -65,8 +69,9 @@ def _recorded(model: ModelProto) -> list[dict[str, object]]:
 def regions(pair: Pair, before: GraphProto, after: GraphProto) -> Iterator[Region]:
     """Yield the new nodes around each product by `down`, up to the tensors that the source has."""
     known = {name for node in before.node for name in node.output}
+    down, up = read_as(pair.down, after), read_as(pair.up, after)
     for first in after.node:
-        if pair.down not in first.input:
+        if not down.intersection(first.input) or down.intersection(first.output):
             continue
         nodes, names = [first], set(first.output) - known
         for node in after.node:
@@ -74,7 +79,13 @@ def regions(pair: Pair, before: GraphProto, after: GraphProto) -> Iterator[Regio
                 nodes.append(node)
                 names |= set(node.output) - known
         outputs = tuple(name for node in nodes for name in node.output if name in known)
-        yield Region(pair, tuple(nodes), outputs, first.name.rpartition("/")[0])
+        yield Region(pair, tuple(nodes), outputs, first.name.rpartition("/")[0], down | up)
+
+
+def read_as(name: str, graph: GraphProto) -> frozenset[str]:
+    """Return the tensors that hold a constant: itself, and what it is cast to."""
+    casts = (node.output[0] for node in graph.node if node.op_type == "Cast" and list(node.input) == [name])
+    return frozenset([name, *casts])
 
 
 def region_complaints(region: Region, before: GraphProto, after: GraphProto) -> Iterator[str]:
@@ -91,12 +102,12 @@ def region_complaints(region: Region, before: GraphProto, after: GraphProto) -> 
 
 
 def _node_reasons(region: Region, old: NodeProto) -> Iterator[str]:
-    products = [node for node in region.nodes if {region.pair.down, region.pair.up}.intersection(node.input)]
+    products = [node for node in region.nodes if region.factors.intersection(node.input)]
     added = [node for node in region.nodes if node not in products]
     if len(products) != 2 or len(region.nodes) > _MOST_NODES:
         yield f"{len(products)} products in {len(region.nodes)} nodes, expected 2 in at most {_MOST_NODES}"
     for node in products:
-        if (node.op_type, node.domain) != (old.op_type, old.domain):
+        if node.op_type not in _PRODUCTS.get(old.op_type, {old.op_type}) or node.domain not in ("", old.domain):
             yield f"{node.op_type} of domain {node.domain!r} in the place of {old.op_type} of {old.domain!r}"
     for node in added:
         if node.op_type != "Add" or node.domain:
@@ -110,11 +121,11 @@ def _node_reasons(region: Region, old: NodeProto) -> Iterator[str]:
 def _operand_reasons(region: Region, old: NodeProto, before: GraphProto, after: GraphProto) -> Iterator[str]:
     made = {name for node in region.nodes for name in node.output}
     outside = {name for node in region.nodes for name in node.input if name} - made
-    foreign = outside - set(old.input) - {tensor.name for tensor in after.initializer}
+    foreign = outside - set(old.input) - {tensor.name for tensor in after.initializer} - region.factors
     borrowed = (outside - set(old.input)) & {tensor.name for tensor in before.initializer}
     if foreign or borrowed:
         yield f"reads {sorted(foreign | borrowed)}, which the old node did not"
-    lost = [name for name in old.input if name and name not in outside and not _is_constant(name, before)]
+    lost = [name for name in old.input if name and name not in outside and not is_constant(name, before)]
     if lost:
         yield f"does not read {lost}, which the old node did"
     inner = made - set(region.outputs)
@@ -123,12 +134,12 @@ def _operand_reasons(region: Region, old: NodeProto, before: GraphProto, after: 
         yield "something else reads a tensor between the factors"
 
 
-def _is_constant(name: str, graph: GraphProto) -> bool:
+def is_constant(name: str, graph: GraphProto) -> bool:
     """Return whether a tensor is computed from initializers and constants alone."""
     if any(tensor.name == name for tensor in graph.initializer):
         return True
     maker = next((node for node in graph.node if name in node.output), None)
-    return maker is not None and all(_is_constant(inner, graph) for inner in maker.input if inner)
+    return maker is not None and all(is_constant(inner, graph) for inner in maker.input if inner)
 
 
 def _attribute_reasons(region: Region, old: NodeProto) -> Iterator[str]:
@@ -176,9 +187,8 @@ def _size_reasons(region: Region, after: GraphProto) -> Iterator[str]:
     if down is None or up is None:
         yield "a factor is no initializer"
         return
-    sizes = math.prod(down.dims), math.prod(up.dims)
-    copies = sizes[0] // (pair.in_features * pair.rank)
-    if copies < 1 or sizes != (copies * pair.in_features * pair.rank, copies * pair.rank * pair.out_features):
+    blocks = pair.rank * pair.blocks
+    if (math.prod(down.dims), math.prod(up.dims)) != (blocks * pair.in_features, blocks * pair.out_features):
         yield f"factors of shapes {list(down.dims)}, {list(up.dims)} for {pair}"
     if down.data_type != up.data_type:
         yield "the factors are of two types"

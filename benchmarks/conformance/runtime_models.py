@@ -53,8 +53,11 @@ def _transformers(source: Path, target: Path, feeds: list[Feed]) -> None:  # noq
     optimizer.optimize_model(str(source), "bert", num_heads=4, hidden_size=64).save_model_to_file(str(target))
 
 
-def _halved(source: Path, target: Path, feeds: list[Feed]) -> None:  # noqa: ARG001
-    onnx.save(float16.convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
+def _halved(*, inside: bool) -> Maker:
+    def make(source: Path, target: Path, feeds: list[Feed]) -> None:  # noqa: ARG001
+        onnx.save(float16.convert_float_to_float16(onnx.load(source), keep_io_types=inside), target)
+
+    return make
 
 
 def _dynamic(source: Path, target: Path, feeds: list[Feed]) -> None:  # noqa: ARG001
@@ -77,12 +80,22 @@ def _four_bits(source: Path, target: Path, feeds: list[Feed]) -> None:  # noqa: 
 MAKERS: dict[str, Maker] = {
     **{f"optimised, {level}": _optimised(level) for level in _LEVELS},
     "transformers optimiser": _transformers,
-    "converted to float16": _halved,
+    "converted to float16": _halved(inside=False),
+    "converted to float16 between its inputs and outputs": _halved(inside=True),
     "quantised, dynamic": _dynamic,
     "quantised, QDQ": _static(quantization.QuantFormat.QDQ),
     "quantised, QOperator": _static(quantization.QuantFormat.QOperator),
     "quantised, 4 bits": _four_bits,
 }
+
+
+def _as_read(path: Path, feeds: list[Feed]) -> list[Feed]:
+    """Return the feeds in the types that a model reads."""
+    kinds = {
+        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        for value in onnx.load(path, load_external_data=False).graph.input
+    }
+    return [{name: array.astype(kinds[name]) for name, array in feed.items()} for feed in feeds]
 
 
 def jobs(part: str) -> Iterator[Job]:  # noqa: ARG001
@@ -101,6 +114,7 @@ def _check(name: str, network: str, tool: str, folder: Path) -> Outcome:
     def make() -> Subject:
         feeds = export(NETWORKS[network], "torchscript", source)
         MAKERS[tool](source, path, feeds)
+        feeds = _as_read(path, feeds)
         return Subject(name, path, feeds, lowered=not rounded, precision="float16" if "16" in tool else "float32")
 
     return check_made(name, make)
