@@ -15,8 +15,9 @@ from onnx import helper, numpy_helper
 from benchmarks import common
 from benchmarks.conformance import __main__ as command
 from benchmarks.conformance import worker
-from benchmarks.conformance.backend import VARIANTS, Case, check_case, frozen, model_cases, node_cases
+from benchmarks.conformance.backend import VARIANTS, check_case, model_cases, node_cases
 from benchmarks.conformance.check import Example, disagreement
+from benchmarks.conformance.freezing import Case, frozen
 from benchmarks.conformance.outcome import Outcome, plain_reason
 from benchmarks.conformance.parts import Job
 from benchmarks.conformance.summary import summary, table

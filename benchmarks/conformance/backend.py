@@ -4,40 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, numpy_helper
+from onnx import numpy_helper
 from onnx.backend.test import loader
 
 from benchmarks.conformance.check import Example, check
+from benchmarks.conformance.freezing import Case, frozen
 from benchmarks.conformance.outcome import Outcome
 
 VARIANTS = ("as it is", "frozen", "frozen left")
-# Operators that multiply by a weight, and which of their inputs may be one when everything but the activation is frozen.
-LINEAR = frozenset(
-    "MatMul Gemm Conv FusedMatMul FusedGemm FusedConv Einsum ConvTranspose LSTM GRU RNN MatMulInteger QLinearMatMul"
-    " ConvInteger QLinearConv MatMulNBits Attention DeformConv".split()
-)
-_TWO_SIDED = frozenset({"MatMul", "Gemm", "FusedMatMul"})
-_OLDEST_IR_VERSION = 4  # before it, initializers have to be inputs
 _KINDS = ("simple", "pytorch-converted", "pytorch-operator")
 _LIGHT = Path(loader.DATA_DIR) / "light"
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model with one set of inputs by name, and the outputs it should have, in the order of the graph."""
-
-    name: str
-    model: ModelProto
-    inputs: dict[str, Any]
-    expected: list[Any]
-    rtol: float
-    atol: float
 
 
 def node_cases() -> Iterator[Case]:
@@ -92,39 +73,6 @@ def _read(path: Path, value: onnx.ValueInfoProto) -> Any:
     if kind == "optional_type":
         return numpy_helper.to_optional(onnx.OptionalProto.FromString(content))
     return numpy_helper.to_array(onnx.TensorProto.FromString(content))
-
-
-def frozen(case: Case, *, left: bool) -> Case | None:
-    """Return the case with its weight-like inputs made initializers; None where it has none.
-
-    Args:
-        case: The case.
-        left: Whether the left operands of products are frozen in place of the right ones.
-    """
-    model = ModelProto()
-    model.CopyFrom(case.model)
-    arrays = {name for name, value in case.inputs.items() if isinstance(value, np.ndarray)}
-    wanted = set(_weight_inputs(model, left=left)) & arrays
-    known = {tensor.name for tensor in model.graph.initializer}
-    old = model.ir_version < _OLDEST_IR_VERSION
-    closed = wanted | (known - case.inputs.keys() if old else set())
-    if not wanted and (left or not closed):
-        return None
-    model.ir_version = max(model.ir_version, _OLDEST_IR_VERSION)
-    for name in sorted(wanted - known):
-        model.graph.initializer.append(numpy_helper.from_array(case.inputs[name], name))
-    kept = [value for value in model.graph.input if value.name not in closed]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
-    inputs = {name: value for name, value in case.inputs.items() if name not in closed}
-    return Case(case.name, model, inputs, case.expected, case.rtol, case.atol)
-
-
-def _weight_inputs(model: ModelProto, *, left: bool) -> Iterator[str]:
-    """Yield the operands of linear nodes that stand where a weight does."""
-    for node in model.graph.node:
-        if node.op_type in LINEAR and (not left or node.op_type in _TWO_SIDED):
-            yield from node.input[:1] if left else node.input[1:]
 
 
 def check_case(case: Case, variant: str, folder: Path) -> Outcome | None:

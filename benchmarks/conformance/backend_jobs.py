@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.conformance.backend import VARIANTS, Case, check_case, light_cases, model_cases, node_cases
+from benchmarks.conformance.backend import VARIANTS, check_case, light_cases, model_cases, node_cases
+from benchmarks.conformance.freezing import Case
 from benchmarks.conformance.outcome import Outcome
 from benchmarks.conformance.parts import Job
 
