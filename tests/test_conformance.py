@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
-
 from benchmarks import common
 from benchmarks.conformance import __main__ as command
 from benchmarks.conformance import worker
@@ -22,6 +20,7 @@ from benchmarks.conformance.outcome import Outcome, plain_reason
 from benchmarks.conformance.parts import Job
 from benchmarks.conformance.summary import summary, table
 from benchmarks.conformance.texts import TEXTS, check_text
+from onnx import helper, numpy_helper
 
 # Whatever multiplies, and one case in so many of the rest: each way in which a value goes in or out of a model.
 _LINEAR_WORDS = ("matmul", "gemm", "conv", "einsum", "linear", "lstm", "gru", "attention_3d", "attention_4d_fp16")
@@ -142,7 +141,9 @@ def test_the_summary_counts_and_names_failures() -> None:
     assert found["refusals by reason"] == {"input … is bad": 1}
     assert found["failures"] == ["b: unfaithful: graph.name: 'g' became 'h'"]
     assert found["linear cases folded frozen"] == 1
-    assert found["models"] == [{"model": "a, frozen", "status": "folded", "folds": {"MatMul behind Cast": 2}, "kept": 0.5}]
+    assert found["models"] == [
+        {"model": "a, frozen", "status": "folded", "folds": {"MatMul behind Cast": 2}, "kept": 0.5}
+    ]
     assert table(found).splitlines()[2] == "| onnx's operator cases | 3 | 1 | 2 | 1 | 1 |"
 
 
@@ -176,7 +177,7 @@ def test_a_process_that_dies_costs_one_job(monkeypatch: pytest.MonkeyPatch, tmp_
         "done = open(path).read() if os.path.exists(path) else ''\n"
         "log = open(path, 'a')\n"
         "for name in 'abc':\n"
-        "    if f'\"begun\": \"{name}\"' in done:\n"
+        '    if f\'"begun": "{name}"\' in done:\n'
         "        continue\n"
         "    log.write(json.dumps({'begun': name}) + '\\n')\n"
         "    log.flush()\n"

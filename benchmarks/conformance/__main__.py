@@ -2,7 +2,8 @@
 
 Each part runs in processes of its own, so that a crash of the runtime ends one job and not the run. What is done is
 kept in the work folder: a second call with the same folder goes on where the first one stopped. Rewrites
-`results/conformance.json` and the table in the README once all parts are there.
+`results/conformance.json` and the table in the README once all parts are there. The parts `torch`, `runtime` and
+`sklearn` need `pip install '.[torch]' scikit-learn skl2onnx`.
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ def node_cases() -> Iterator[Case]:
         for number, (inputs, outputs) in enumerate(case.data_sets):
             name = case.name if len(case.data_sets) == 1 else f"{case.name}/{number}"
             fed = zip((value.name for value in case.model.graph.input), map(_plain, inputs), strict=False)
-            yield Case(f"node/{name}", case.model, dict(fed), [_plain(value) for value in outputs], case.rtol, case.atol)
+            yield Case(
+                f"node/{name}", case.model, dict(fed), [_plain(value) for value in outputs], case.rtol, case.atol
+            )
 
 
 def model_cases() -> Iterator[Case]:

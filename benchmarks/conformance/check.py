@@ -132,7 +132,9 @@ def _passes(path: Path, *, whole: bool) -> bool:
     return True
 
 
-def disagreement(expected: Sequence[Any], found: Sequence[Any], example: Example, *, rounds: bool = False) -> str | None:
+def disagreement(
+    expected: Sequence[Any], found: Sequence[Any], example: Example, *, rounds: bool = False
+) -> str | None:
     """Return how outputs differ beyond the tolerances, or None.
 
     Args:

@@ -139,4 +139,3 @@ def lowered(weight: NDArray[np.generic], rank: int = WEIGHT_RANK) -> NDArray[np.
     """Return the nearest weight of a low rank, the last two axes of more than two being matrices."""
     left, values, right = np.linalg.svd(weight.astype(np.float64), full_matrices=False)
     return ((left[..., :rank] * values[..., None, :rank]) @ right[..., :rank, :]).astype(weight.dtype)
-

@@ -51,7 +51,9 @@ def decorated() -> ModelProto:
     branch = next(node for node in model.graph.node if node.op_type == "If").attribute[0].g
     branch.initializer.append(numpy_helper.from_array(random.standard_normal((1, 64)).astype(np.float32), "branch"))
     scale = next(node for node in model.graph.node if node.name == "scale")
-    scale.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.linspace(1, 2, 64, dtype=np.float32))))
+    scale.attribute.append(
+        helper.make_attribute("value", numpy_helper.from_array(np.linspace(1, 2, 64, dtype=np.float32)))
+    )
     sparse = model.graph.sparse_initializer.add(dims=[4])
     sparse.values.CopyFrom(helper.make_tensor("sparse", TensorProto.FLOAT, [1], [5.0]))
     sparse.indices.CopyFrom(helper.make_tensor("", TensorProto.INT64, [1], [2]))

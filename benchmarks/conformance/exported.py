@@ -50,7 +50,9 @@ def export(network: Network, exporter: str, path: Path) -> list[Feed]:
     return [{name: value.numpy() for name, value in zip(names, batch, strict=True)} for batch in batches]
 
 
-def _by_dynamo(module: nn.Module, network: Network, inputs: tuple[torch.Tensor, ...], names: list[str], path: Path) -> None:
+def _by_dynamo(
+    module: nn.Module, network: Network, inputs: tuple[torch.Tensor, ...], names: list[str], path: Path
+) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     shapes = tuple({0: torch.export.Dim("batch")} for _ in inputs) if network.dynamic else None
     torch.onnx.export(module, inputs, path, dynamo=True, input_names=names, dynamic_shapes=shapes, verbose=False)
@@ -61,6 +63,4 @@ def _by_torchscript(
 ) -> None:
     scripted = torch.jit.script(module) if type(module).__name__.startswith("Scripted") else module
     axes = {name: {0: "batch"} for name in names} if network.dynamic else None
-    torch.onnx.export(
-        scripted, inputs, path, dynamo=False, input_names=names, dynamic_axes=axes, opset_version=17
-    )
+    torch.onnx.export(scripted, inputs, path, dynamo=False, input_names=names, dynamic_axes=axes, opset_version=17)

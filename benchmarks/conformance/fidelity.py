@@ -95,7 +95,10 @@ def _judge(judged: _Judgement, difference: Difference) -> None:
         if difference.before == difference.after:  # it moved, which nothing explains
             judged.unexplained.extend(difference.lines())
             return
-        parts = [Difference(difference.path, difference.before, None), Difference(difference.path, None, difference.after)]
+        parts = [
+            Difference(difference.path, difference.before, None),
+            Difference(difference.path, None, difference.after),
+        ]
     reasons = [None if rule is None else rule(judged, part) for part in parts]
     if all(reasons):
         judged.explained.update(filter(None, reasons))
@@ -188,7 +191,6 @@ def _metadata(_: _Judgement, change: Difference) -> str | None:
 _RULES: dict[str, Any] = {
     "graph.node": _node,
     "graph.initializer": _initializer,
-    "graph.sparse_initializer": lambda judged, change: None,
     "graph.value_info": _value_info,
     "metadata_props": _metadata,
 }

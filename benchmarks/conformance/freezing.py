@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper, numpy_helper, version_converter
 
-# Operators that multiply by a weight, and which of their inputs may be one when everything but the activation is frozen.
-LINEAR = frozenset(
-    "MatMul Gemm Conv FusedMatMul FusedGemm FusedConv Einsum ConvTranspose LSTM GRU RNN MatMulInteger QLinearMatMul"
-    " ConvInteger QLinearConv MatMulNBits Attention DeformConv".split()
-)
+# Operators that multiply by a weight; all their inputs but the first are frozen.
+_FLOAT_LINEAR = "MatMul Gemm Conv FusedMatMul FusedGemm FusedConv Einsum ConvTranspose DeformConv LSTM GRU RNN"
+_OTHER = "Attention MatMulInteger QLinearMatMul ConvInteger QLinearConv MatMulNBits"
+LINEAR = frozenset(f"{_FLOAT_LINEAR} {_OTHER}".split(" "))
 _TWO_SIDED = frozenset({"MatMul", "Gemm", "FusedMatMul"})
 _OLDEST_IR_VERSION = 4  # before it, initializers have to be inputs
 _OLD_OPSET, _NEWER_OPSET = 9, 13  # what is older is converted

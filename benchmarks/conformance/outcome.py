@@ -87,7 +87,7 @@ def pattern(scan: Scan, site: Site) -> str:
         parts.append(f"behind {', '.join(behind)}")
     if convolution:
         parts.append("with a kernel" if any(extent > 1 for extent in getattr(site, "kernel", None) or ()) else "1x1")
-    elif len(site.weight.shape) > 2:  # noqa: PLR2004
+    elif len(site.weight.shape) > 2:
         parts.append("of a stack")
     if len(site.uses) > 1:
         parts.append("shared")

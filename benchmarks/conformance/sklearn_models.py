@@ -58,7 +58,7 @@ def jobs(part: str) -> Iterator[Job]:  # noqa: ARG001
             )
 
 
-def _check(name: str, shown: str, plain: bool, folder: Path) -> Outcome:  # noqa: FBT001
+def _check(name: str, shown: str, plain: bool, folder: Path) -> Outcome:
     random = np.random.default_rng(0)
     rows = (random.standard_normal((_SAMPLES, _FEATURES)) + 0.25).astype(np.float32)
     make, low = MODELS[name]
@@ -68,6 +68,8 @@ def _check(name: str, shown: str, plain: bool, folder: Path) -> Outcome:  # noqa
         options = {id(model): {"zipmap": not plain}} if hasattr(model, "predict_proba") else None
         path = folder / "model.onnx"
         path.write_bytes(to_onnx(model, rows[:1], options=options, target_opset=18).SerializeToString())
-        return Subject(f"sklearn/{shown}", path, [{"X": batch} for batch in np.split(rows, _SAMPLES // 20)], lowered=low)
+        return Subject(
+            f"sklearn/{shown}", path, [{"X": batch} for batch in np.split(rows, _SAMPLES // 20)], lowered=low
+        )
 
     return check_made(f"sklearn/{shown}", made)

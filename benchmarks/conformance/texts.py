@@ -65,7 +65,9 @@ TEXTS = {
     "Gemm without C": Text(_graph("y = Gemm(x, w)"), _W),
     "behind Transpose": Text(_graph("t = Transpose<perm=[1,0]>(w) y = MatMul(x, t)"), _V),
     "behind Identity": Text(_graph("t = Identity(w) y = MatMul(x, t)"), _W),
-    "behind Cast": Text(_graph("t = Cast<to=1>(w) y = MatMul(x, t)"), _W, dtypes={"w": np.float16}, precision="float16"),
+    "behind Cast": Text(
+        _graph("t = Cast<to=1>(w) y = MatMul(x, t)"), _W, dtypes={"w": np.float16}, precision="float16"
+    ),
     "bfloat16 behind Cast": Text(
         _graph("t = Cast<to=1>(w) y = MatMul(x, t)"), _W, dtypes={"w": ml_dtypes.bfloat16}, precision="bfloat16"
     ),
@@ -105,8 +107,11 @@ TEXTS = {
     "FusedMatMul, transA": Text(
         _graph("y = com.microsoft.FusedMatMul<alpha=1.5, transA=1>(x, w)", "2,64,10", "2,10,96"), _W, _3D
     ),
-    "FusedGemm": Text(
-        _graph('y = com.microsoft.FusedGemm<activation="Relu", transB=1>(x, w, b)'), _V | {"b": (96,)}
+    "FusedGemm": Text(_graph('y = com.microsoft.FusedGemm<activation="Relu", transB=1>(x, w, b)'), _V | {"b": (96,)}),
+    "fused attention": Text(
+        _graph("y = com.microsoft.Attention<num_heads=4>(x, w, b)", "N,6,64", "N,6,64"),
+        {"w": (64, 192), "b": (192,)},
+        {"x": (4, 6, 64)},
     ),
     "FusedConv": Text(
         _graph('y = com.microsoft.FusedConv<activation="Relu", pads=[1,1,1,1]>(x, w)', "N,64,9,9", "N,96,9,9"),
@@ -178,12 +183,8 @@ TEXTS = {
         ),
         _W | {"v": (64, 64)},
     ),
-    "opset 6": Text(
-        _graph("y = MatMul(x, w)"), _W, header='<ir_version: 4, opset_import: ["" : 6]>'
-    ),
-    "opset 9": Text(
-        _graph("y = Gemm(x, w, b)"), _W | {"b": (96,)}, header='<ir_version: 4, opset_import: ["" : 9]>'
-    ),
+    "opset 6": Text(_graph("y = MatMul(x, w)"), _W, header='<ir_version: 4, opset_import: ["" : 6]>'),
+    "opset 9": Text(_graph("y = Gemm(x, w, b)"), _W | {"b": (96,)}, header='<ir_version: 4, opset_import: ["" : 9]>'),
 }
 
 
@@ -202,7 +203,7 @@ def build(text: Text) -> ModelProto:
     for name, shape in text.weights.items():
         values = random.standard_normal(shape).astype(np.float32) / shape[-1] ** 0.5
         if len(shape) > 1:
-            stacked = len(shape) == 3 and shape[0] <= _MOST_EXPERTS  # noqa: PLR2004
+            stacked = len(shape) == 3 and shape[0] <= _MOST_EXPERTS
             values = np.asarray(lowered(values if stacked else values.reshape(shape[0], -1))).reshape(shape)
         values = np.abs(values) + 0.1 if name == "u" else values  # a variance
         model.graph.initializer.append(numpy_helper.from_array(values.astype(text.dtypes.get(name, np.float32)), name))
