@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 from onnx.backend.test import loader
+from onnx.backend.test.case import node
+from onnx.backend.test.case.node import _NodeTestCases
 
 from benchmarks.conformance.check import Example, check
 from benchmarks.conformance.freezing import Case, frozen
@@ -21,11 +24,16 @@ _KINDS = ("simple", "pytorch-converted", "pytorch-operator")
 _LIGHT = Path(loader.DATA_DIR) / "light"
 
 
-def node_cases() -> Iterator[Case]:
-    """Yield the cases made for single operators."""
+def node_cases(operators: Sequence[str] = ()) -> Iterator[Case]:
+    """Yield the cases made for single operators: for all of them, or for those whose modules of onnx are named.
+
+    The cases are made when a module is first imported, and what was imported before is yielded too.
+    """
     with warnings.catch_warnings():  # some overflow on purpose
         warnings.simplefilter("ignore")
-        found = loader.load_model_tests(kind="node")
+        for name in operators:
+            importlib.import_module(f"{node.__name__}.{name}")
+        found = list(_NodeTestCases) if operators else loader.load_model_tests(kind="node")
     for case in sorted(found, key=lambda case: case.name):
         for number, (inputs, outputs) in enumerate(case.data_sets):
             name = case.name if len(case.data_sets) == 1 else f"{case.name}/{number}"
