@@ -153,7 +153,7 @@ PLANTED: dict[str, tuple[Plant, str]] = {
         lambda m: setattr(m.graph.sparse_initializer[0].values, "doc_string", "x"),
         "graph.sparse_initializer[].values.doc_string:",
     ),
-    "function": (lambda model: setattr(model.functions[0], "domain", "x"), "functions[unused].domain:"),
+    "function": (lambda model: setattr(model.functions[0], "domain", "x"), "functions: nothing became"),
     "function's node": (_set("functions.node.op_type", "Tanh"), "functions[unused].node"),
     "training info": (_set("training_info.algorithm.name", "x"), "training_info[].algorithm.name:"),
     "quantisation annotation": (_drop("quantization_annotation"), "graph.quantization_annotation:"),
@@ -223,16 +223,18 @@ def test_a_byte_of_external_data_counts(tmp_path: Path) -> None:
 def test_functions_may_be_inlined_and_nothing_else(tmp_path: Path) -> None:
     text = (
         '<ir_version: 10, opset_import: ["" : 17, "local" : 1]>'
-        "g (float[2] x) => (float[2] y) { h = local.twice(x) y = Relu(h) }"
+        "g (float[2] x) => (float[2] y) { h = local.twice(x) y = local.cut(h) }"
         '<domain: "local", opset_import: ["" : 17]> twice (a) => (b) { b = Add(a, a) }'
+        '<domain: "local", opset_import: ["" : 17]> cut (a) => (b) { b = Relu(a) }'
     )
     source, result = tmp_path / "source.onnx", tmp_path / "result.onnx"
     onnx.save(onnx.parser.parse_model(text), source)
-    inlined = onnx.inliner.inline_local_functions(onnx.load(source))
-    onnx.save(inlined, result)
-    found = compare_files(source, result)
-    assert found.inlined
-    assert found.unexplained == ()
+    for chosen in ([("local", "twice")], [("local", "cut"), ("local", "twice")]):
+        inlined = onnx.inliner.inline_selected_functions(onnx.load(source), chosen)
+        onnx.save(inlined, result)
+        found = compare_files(source, result)
+        assert found.inlined
+        assert found.unexplained == ()
     inlined.graph.node[0].op_type = "Mul"
     onnx.save(inlined, result)
     assert compare_files(source, result).unexplained == ("graph.node[h].op_type: 'Add' became 'Mul'",)

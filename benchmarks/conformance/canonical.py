@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, inliner
 _LONGEST = 1024  # bytes of raw data that stay as they are
 
 
-def canonical(path: Path, *, inlined: bool = False) -> ModelProto:
+FunctionId = tuple[str, str]
+
+
+def canonical(path: Path, *, inlined: Collection[FunctionId] = ()) -> ModelProto:
     """Return a model file's content with large and external weights replaced by digests of their bytes.
 
     An external tensor stays marked as external, so that a weight that moved into the file or out of it shows; where in
@@ -22,14 +25,14 @@ def canonical(path: Path, *, inlined: bool = False) -> ModelProto:
 
     Args:
         path: The file; external data is looked for beside it.
-        inlined: Whether local functions are put in the place of their calls first.
+        inlined: Domain and name of the local functions that are put in the place of their calls first.
 
     Raises:
         OSError: External data is not there.
     """
     proto = onnx.load(path, load_external_data=False)
     if inlined:
-        proto = inliner.inline_local_functions(proto)
+        proto = inliner.inline_selected_functions(proto, sorted(inlined))
     for tensor in tensors(proto):
         _digest(tensor, path.parent)
     return proto

@@ -15,7 +15,7 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from benchmarks.conformance.canonical import canonical, reads
+from benchmarks.conformance.canonical import FunctionId, canonical, reads
 from benchmarks.conformance.differences import Difference, differences
 from benchmarks.conformance.regions import Region, is_constant, new_pairs, read_as, region_complaints, regions
 
@@ -64,8 +64,12 @@ def compare_files(source: Path, result: Path) -> Fidelity:
         before, after = canonical(source), canonical(result)
     except OSError as error:
         return Fidelity(0, False, {}, (f"external data cannot be read: {error}",))
-    inlined = bool(before.functions) and not after.functions
-    return compare_models(canonical(source, inlined=True) if inlined else before, after, inlined=inlined)
+    gone = _functions(before) - _functions(after)
+    return compare_models(canonical(source, inlined=gone) if gone else before, after, inlined=bool(gone))
+
+
+def _functions(model: ModelProto) -> set[FunctionId]:
+    return {(function.domain, function.name) for function in model.functions}
 
 
 def compare_models(before: ModelProto, after: ModelProto, *, inlined: bool = False) -> Fidelity:
