@@ -98,4 +98,4 @@ def plain_reason(reason: str) -> str:
     """Return a reason without the names, shapes and numbers of one model."""
     short = re.sub(r"'[^']*'", "…", reason)
     short = re.sub(r"\[[^\]]*\]", "[…]", short)
-    return re.sub(r"local function \S+;", "local function …;", re.sub(r"\d+", "n", short))
+    return re.sub(r"local function [^\s;,]+", "local function …", re.sub(r"\d+", "n", short))
