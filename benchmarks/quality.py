@@ -39,7 +39,8 @@ class Subject:
 
 
 EVERY_LAYER = rankfold.Options(latency_rounds=0)  # each model is timed below, in its own way
-MATRICES = rankfold.Options(latency_rounds=0, include=("MatMul", "Gemm"))  # a transformer's share is that of its MatMul and Gemm weights, not of its patch convolution's
+# A transformer's share is that of its MatMul and Gemm weights, not of its patch convolution's.
+MATRICES = rankfold.Options(latency_rounds=0, include=("MatMul", "Gemm"))
 
 
 def main() -> None:

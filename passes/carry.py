@@ -51,6 +51,7 @@ def carry_back(original: ModelProto, graph: gs.Graph, imported: Sequence[gs.Node
     kept = [t for t in original.graph.initializer if t.name in needed or t.name not in before]
     new = [tensor for tensor in exported.initializer if tensor.name not in known]
     gone = _outputs(original.graph.node) - _outputs(nodes)
+    gone |= known - {tensor.name for tensor in kept}  # torch's exporter notes the weights' shapes too
     result.graph.value_info.extend(value for value in original.graph.value_info if value.name not in gone)
     return Rewritten(result, (*kept, *new))
 

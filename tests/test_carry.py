@@ -98,7 +98,8 @@ def test_values_info_goes_only_with_its_tensor(tmp_path: Path) -> None:
         {"w": gaussian(20, 12)},
     )
     model.graph.value_info.extend([
-        helper.make_tensor_value_info("t", 1, [12, 20]), helper.make_tensor_value_info("h", 1, ["n", 20])
+        helper.make_tensor_value_info("t", 1, [12, 20]), helper.make_tensor_value_info("h", 1, ["n", 20]),
+        helper.make_tensor_value_info("w", 1, [20, 12]),
     ])  # fmt: skip
     result = result_of(model, tmp_path)
     assert [value.name for value in result.graph.value_info] == ["h"]
