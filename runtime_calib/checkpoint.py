@@ -42,7 +42,7 @@ def checkpoint_folder(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        found = [path for path in folder.iterdir() if path.suffix != _PARTIAL]
+        found = [path for path in folder.iterdir() if not path.name.endswith(_PARTIAL)]
     except OSError as error:
         raise OutputError(
             f"{folder}: no folder for a checkpoint ({error.strerror or error}); give one that can be written"
@@ -74,7 +74,7 @@ class Run:
         Raises:
             CalibrationDataError: The checkpoint is of another run.
         """
-        for left in self.folder.glob(f".*{_PARTIAL}"):
+        for left in self.folder.glob(".*.part*"):  # a killed run's half-written files and spools
             left.unlink()
         if not (self.folder / _RUN).is_file():
             self._write(None)

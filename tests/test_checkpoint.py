@@ -140,9 +140,12 @@ def test_a_killed_compression_ends_with_the_same_bytes(model: Path, tmp_path: Pa
         words = [sys.executable, "-c", KILLED, str(model), str(tmp_path), str(stop)]
         return subprocess.run(words, capture_output=True, text=True, check=False)
 
+    left: set[str] = set()
     for stop in (5, 9):  # in the first sweep, and, after the five batches that are known, in the second
         assert started(stop).returncode == -signal.SIGKILL
         assert not (tmp_path / "small.onnx").exists()
+        before, left = left, {path.name for path in (tmp_path / "checkpoint").glob(".*")}
+        assert before.isdisjoint(left)
     last = started(1000)
     assert (last.returncode, last.stdout.split()) == (0, [str(20 - 5 - 9)]), last.stderr
     assert not (tmp_path / "checkpoint").exists()
