@@ -66,7 +66,7 @@ def light_cases() -> Iterator[Case]:
         size = int(np.prod(shape))
         expected = numpy_helper.to_array(onnx.load_tensor(path.with_name(f"{path.stem}_output_0.pb")))
         ramp = (np.arange(size).reshape(shape) / size).astype(np.float32)
-        yield Case(f"light/{path.stem}", model, {value.name: ramp}, [expected], 1e-3, 1e-6)
+        yield Case(f"light/{path.stem}", model, {value.name: ramp}, [expected], 1e-3, 1e-7)
 
 
 def _plain(value: Any) -> Any:

@@ -33,9 +33,6 @@ RUNTIME_ERRORS = (
     ValueError,
     TypeError,
 )
-# Two products round twice where one rounded once: what a fold may add to a tolerance that was made for one product, in
-# units of the type's rounding at the largest value.
-ROUNDINGS = 64
 _COPIES = 4  # of the one feed there is: some are held out
 _OPTIONS = Options(latency_rounds=0, holdout=0.5)
 
@@ -93,7 +90,7 @@ def _fold_and_compare(example: Example, plain: Values, outcome: Outcome) -> None
     except RUNTIME_ERRORS as error:
         outcome.differs.append(f"onnxruntime refuses the folded model: {error}")
         return
-    reason = disagreement(meant, found, example, rounds=True)
+    reason = disagreement(meant, found, example)
     if reason is not None:
         outcome.differs.append(reason)
 
@@ -132,29 +129,26 @@ def _passes(path: Path, *, whole: bool) -> bool:
     return True
 
 
-def disagreement(
-    expected: Sequence[Any], found: Sequence[Any], example: Example, *, rounds: bool = False
-) -> str | None:
+def disagreement(expected: Sequence[Any], found: Sequence[Any], example: Example) -> str | None:
     """Return how outputs differ beyond the tolerances, or None.
 
     Args:
         expected, found: Arrays, or lists of them.
         example: Whose tolerances count.
-        rounds: Whether a fold's own rounding is allowed on top of them.
     """
     if len(expected) != len(found):
         return f"{len(found)} outputs for {len(expected)}"
     for place, (want, got) in enumerate(zip(expected, found, strict=True)):
         if isinstance(want, list | tuple):
-            reason = disagreement(want, got, example, rounds=rounds) if isinstance(got, list | tuple) else "no list"
+            reason = disagreement(want, got, example) if isinstance(got, list | tuple) else "no list"
         else:
-            reason = None if want is None and got is None else _array_differs(want, got, example, rounds=rounds)
+            reason = None if want is None and got is None else _array_differs(want, got, example)
         if reason is not None:
             return f"output {place}: {reason}"
     return None
 
 
-def _array_differs(want: Any, got: Any, example: Example, *, rounds: bool) -> str | None:
+def _array_differs(want: Any, got: Any, example: Example) -> str | None:
     want, got = np.asarray(want), np.asarray(got)
     if want.shape != got.shape or want.dtype != got.dtype:
         return f"{got.dtype}{list(got.shape)} for {want.dtype}{list(want.shape)}"
@@ -162,11 +156,7 @@ def _array_differs(want: Any, got: Any, example: Example, *, rounds: bool) -> st
         if want.dtype.kind == "V" or np.array_equal(want, got):
             return None if want.tobytes() == got.tobytes() or want.dtype.kind != "V" else "other bytes"
         return "other values"
-    room = example.atol
-    if rounds and want.size:
-        finite = np.abs(want[np.isfinite(want)])
-        room += ROUNDINGS * float(np.finfo(want.dtype).eps) * float(finite.max(initial=0.0))
-    if np.allclose(got.astype(np.complex128), want.astype(np.complex128), example.rtol, room, equal_nan=True):
+    if np.allclose(got.astype(np.complex128), want.astype(np.complex128), example.rtol, example.atol, equal_nan=True):
         return None
     with np.errstate(all="ignore"):
         away = np.abs(got.astype(np.complex128) - want.astype(np.complex128))
