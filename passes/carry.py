@@ -6,11 +6,12 @@ on a view, and from it come only the new nodes and the new constants: everything
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 from onnx import ModelProto, NodeProto, TensorProto
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from rankfold.passes.graph_index import copy_without, nested_reads
 
@@ -29,18 +30,24 @@ class Rewritten:
     initializers: Iterable[TensorProto]
 
 
-def carry_back(original: ModelProto, graph: gs.Graph, imported: Sequence[gs.Node]) -> Rewritten:
+def carry_back(
+    original: ModelProto, graph: gs.Graph, imported: Sequence[gs.Node], heirs: Mapping[int, int]
+) -> Rewritten:
     """Return the original with the edit of `graph` applied.
 
     Args:
         original: The model the view was made of; it is not changed.
         graph: The edited view: nodes put in or taken out, operands of imported nodes exchanged.
         imported: The view's nodes as they were imported, in the original's order.
+        heirs: New nodes, by id, that take over the doc string and metadata of the original's node at a place.
     """
     places = {id(node): place for place, node in enumerate(imported)}
-    exported = gs.export_onnx(graph, do_type_check=False).graph
+    with G_LOGGER.suppress():  # it prints what it finds odd; what matters comes as an exception
+        exported = gs.export_onnx(graph, do_type_check=False).graph
     nodes = [
-        _with_operands(original.graph.node[places[id(node)]], node) if id(node) in places else new
+        _with_operands(original.graph.node[places[id(node)]], node)
+        if id(node) in places
+        else _with_notes(new, original, heirs.get(id(node)))
         for node, new in zip(graph.nodes, exported.node, strict=True)
     ]
     nodes = _without_orphans(original, nodes)
@@ -69,6 +76,14 @@ def _with_operands(original: NodeProto, node: gs.Node) -> NodeProto:
     del changed.input[:]
     changed.input.extend(names)
     return changed
+
+
+def _with_notes(node: NodeProto, original: ModelProto, place: int | None) -> NodeProto:
+    if place is not None:
+        if original.graph.node[place].doc_string:
+            node.doc_string = original.graph.node[place].doc_string
+        node.metadata_props.extend(original.graph.node[place].metadata_props)
+    return node
 
 
 def _without_orphans(original: ModelProto, nodes: list[NodeProto]) -> list[NodeProto]:

@@ -65,7 +65,7 @@ def fold(
         for constant in constants:  # only names and types are needed to write the graph
             constant.values = np.empty(0, constant.values.dtype)
             made[constant.name] = constant
-    folded = carry_back(model.proto, view.graph, view.imported)
+    folded = carry_back(model.proto, view.graph, view.imported, view.heirs)
     record_pairs(folded.skeleton, pairs, version=version, plan_digest=plan_digest(plan))
     return replace(folded, initializers=_Initializers(job, tuple(folded.initializers), frozenset(made)))
 

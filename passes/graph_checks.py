@@ -10,7 +10,6 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
-from onnx.external_data_helper import uses_external_data
 
 from rankfold.errors import ModelError
 from rankfold.passes.graph_index import nested_graphs, taken_names
@@ -53,19 +52,13 @@ def check_opsets(where: Path, proto: ModelProto) -> None:
 
 
 def check_graphs(where: Path, proto: ModelProto) -> None:
-    """Check that names are unique, that nodes read only what stands before them, and where tensors lie.
+    """Check that names are unique, and that nodes read only what stands before them.
 
     Raises:
         ModelError: One of these is not so.
     """
     _check_graph(where, proto.graph, frozenset())
     _check_calls(where, proto)
-    for owner, tensor in _inner_tensors(proto):
-        if uses_external_data(tensor):
-            raise ModelError(
-                f"{where}: {owner} holds a tensor {tensor.name!r} whose values lie in another file; rankfold carries"
-                " along those of the main graph's initializers only; save the model with all values inside"
-            )
 
 
 def check_measurable(where: Path, proto: ModelProto) -> None:
@@ -88,9 +81,21 @@ def check_measurable(where: Path, proto: ModelProto) -> None:
         )
 
 
+def all_tensors(proto: ModelProto) -> Iterator[TensorProto]:
+    """Yield every tensor of a model, the main graph's initializers first."""
+    yield from proto.graph.initializer
+    yield from inner_tensors(proto)
+
+
 def inner_tensors(proto: ModelProto) -> Iterator[TensorProto]:
     """Yield every tensor but the main graph's initializers: of attributes, bodies, functions and sparse ones."""
-    return (tensor for _, tensor in _inner_tensors(proto))
+    trainings = (graph for info in proto.training_info for graph in (info.initialization, info.algorithm))
+    yield from _sparse(proto.graph)
+    yield from _of_nodes(proto.graph.node)
+    for graph in trainings:
+        yield from _of_graph(graph)
+    for function in proto.functions:
+        yield from _of_nodes(function.node)
 
 
 def _bad_text(message: Message) -> Iterator[bytes]:
@@ -199,37 +204,26 @@ def _all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
             yield from _all_nodes(body.node)
 
 
-def _inner_tensors(proto: ModelProto) -> Iterator[tuple[str, TensorProto]]:
-    trainings = (graph for info in proto.training_info for graph in (info.initialization, info.algorithm))
-    yield from _sparse("the main graph", proto.graph)
-    yield from _of_nodes(proto.graph.node)
-    for graph in trainings:
-        yield from _of_graph("training information", graph)
-    for function in proto.functions:
-        yield from _of_nodes(function.node)
-
-
-def _of_nodes(nodes: Iterable[NodeProto]) -> Iterator[tuple[str, TensorProto]]:
+def _of_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
     for node in nodes:
-        owner = f"node {_named(node)}"
         for attribute in node.attribute:
             sparse = [*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
                       *attribute.sparse_tensors]  # fmt: skip
-            tensors = [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
-            for tensor in (*tensors, *(part for found in sparse for part in (found.values, found.indices))):
-                yield owner, tensor
+            yield from [attribute.t] if attribute.HasField("t") else []
+            yield from attribute.tensors
+            yield from (part for found in sparse for part in (found.values, found.indices))
         for body in nested_graphs(node):
-            yield from _of_graph(f"a body of {owner}", body)
+            yield from _of_graph(body)
 
 
-def _of_graph(owner: str, graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
-    yield from ((owner, tensor) for tensor in graph.initializer)
-    yield from _sparse(owner, graph)
+def _of_graph(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    yield from _sparse(graph)
     yield from _of_nodes(graph.node)
 
 
-def _sparse(owner: str, graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
-    yield from ((owner, part) for found in graph.sparse_initializer for part in (found.values, found.indices))
+def _sparse(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from (part for found in graph.sparse_initializer for part in (found.values, found.indices))
 
 
 def _named(node: NodeProto) -> str:

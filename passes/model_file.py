@@ -19,7 +19,7 @@ from onnx.external_data_helper import uses_external_data
 
 from rankfold.errors import ModelError
 from rankfold.passes.external_data import check_places, external_files, external_place
-from rankfold.passes.graph_checks import check_graphs, check_opsets, check_text, inner_tensors
+from rankfold.passes.graph_checks import all_tensors, check_graphs, check_opsets, check_text
 from rankfold.passes.wire import read_hollow
 from rankfold.values import InputSpec
 
@@ -59,7 +59,7 @@ class Model:
     @property
     def files(self) -> tuple[Path, ...]:
         """Return the model file and its external data files, each once."""
-        return tuple(dict.fromkeys((self.path, *external_files(self.path, self.proto.graph.initializer))))
+        return _files(self.path, self.proto)
 
     @property
     def has_external_data(self) -> bool:
@@ -101,10 +101,9 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     check_text(where, proto)
     check_opsets(where, proto)
     check_graphs(where, proto)
-    check_places(where, (*proto.graph.initializer, *inner_tensors(proto)))
+    check_places(where, all_tensors(proto))
     _check_onnx(where)
-    files = tuple(dict.fromkeys((where, *external_files(where, proto.graph.initializer))))
-    return Model(where, proto, inside, _digest(files))
+    return Model(where, proto, inside, _digest(_files(where, proto)))
 
 
 def input_specs(model: Model) -> tuple[InputSpec, ...]:
@@ -119,6 +118,20 @@ def input_specs(model: Model) -> tuple[InputSpec, ...]:
 def output_names(model: Model) -> tuple[str, ...]:
     """Return the names of the graph's outputs, in order."""
     return tuple(value.name for value in model.proto.graph.output)
+
+
+def numeric_outputs(model: Model) -> tuple[str, ...]:
+    """Return the outputs that can hold numbers: no sequences, maps or text."""
+    return tuple(value.name for value in model.proto.graph.output if _is_numeric(value))
+
+
+def _is_numeric(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type.WhichOneof("value")
+    return kind is None or (kind == "tensor_type" and value.type.tensor_type.elem_type != TensorProto.STRING)
+
+
+def _files(where: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
+    return tuple(dict.fromkeys((where, *external_files(where, all_tensors(proto)))))
 
 
 def _fed_inputs(model: Model) -> Iterator[onnx.ValueInfoProto]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,13 @@ class View:
         graph: The graphsurgeon graph, edited in place.
         imported: Its nodes as imported, in the original's order.
         taken: Names of tensors and nodes that exist; grows with each new one.
+        heirs: The new node (by id) that ends what stands in an old one's place, to the old one's place.
     """
 
     graph: gs.Graph
     imported: tuple[gs.Node, ...]
     taken: set[str]
+    heirs: dict[int, int] = field(default_factory=dict)
 
     def fresh(self, wanted: str) -> str:
         """Return a name nothing else has, the wanted one if it is free."""
@@ -110,6 +112,7 @@ def replace_node(view: View, site: Site, use: Use, new: Replacement) -> None:
     old.outputs.clear()
     second.outputs = [output]
     view.graph.nodes[place : place + 1] = [first, second]
+    view.heirs[id(second)] = use.node
     if new.bias is not None:
         _set_bias(view, site, use, second, new)
 

@@ -10,11 +10,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from rankfold.errors import OutputError
 from rankfold.passes.carry import Rewritten
+from rankfold.passes.graph_checks import inner_tensors
 from rankfold.passes.graph_index import copy_without
 from rankfold.passes.model_file import Model
 from rankfold.passes.partial_files import SUFFIX, partial_folder, place
@@ -152,8 +153,13 @@ def _write_external(rewritten: Rewritten, source: Model, path: Path) -> None:
     try:
         with loose.open("wb") as file:
             references = [_moved_out(tensor, source, file, digest) for tensor in rewritten.initializers]
+            skeleton = ModelProto()
+            skeleton.CopyFrom(rewritten.skeleton)
+            inner = [tensor for tensor in inner_tensors(skeleton) if uses_external_data(tensor)]
+            for tensor in inner:
+                tensor.CopyFrom(_moved_out(tensor, source, file, digest))
         data = path.with_name(f"{path.stem}.{digest.hexdigest()[:12]}.data")
-        for tensor in references:
+        for tensor in (*references, *inner):
             for entry in tensor.external_data:
                 entry.value = data.name if entry.key == "location" else entry.value
         known = data.exists()
@@ -162,7 +168,7 @@ def _write_external(rewritten: Rewritten, source: Model, path: Path) -> None:
         loose.unlink(missing_ok=True)
     try:
         with whole_file(path) as file:
-            write_streamed(file, rewritten.skeleton, ((tensor, None) for tensor in references))
+            write_streamed(file, skeleton, ((tensor, None) for tensor in references))
     except OSError:
         if not known:
             data.unlink(missing_ok=True)

@@ -160,18 +160,11 @@ def body(model: ModelProto) -> GraphProto:
     return next(found.g for found in model.graph.node[1].attribute if found.name == "then_branch")
 
 
-def test_external_data_in_a_body_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "weights.bin").write_bytes(gaussian(16).tobytes())
-    told = "a body of node 'if' holds a tensor 'k' whose values lie in another file; rankfold carries along those of"
-    refused(branching(elsewhere("k")), tmp_path, told)
-    opened(branching(numpy_helper.from_array(gaussian(16), "k")), tmp_path)
-
-
-def test_external_data_in_a_constant_node_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "weights.bin").write_bytes(gaussian(16).tobytes())
+def test_external_data_in_bodies_and_constants_has_to_be_there(tmp_path: Path) -> None:
+    refused(branching(elsewhere("k")), tmp_path, "tensor 'k' lies in 'weights.bin', which is missing")
     model = sound()
     model.graph.node.insert(0, helper.make_node("Constant", [], ["k"], name="const", value=elsewhere("v")))
-    refused(model, tmp_path, "node 'const' holds a tensor 'v' whose values lie in another file")
+    refused(model, tmp_path, "tensor 'v' lies in 'weights.bin', which is missing")
 
 
 def test_an_undefined_name_in_a_body(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from onnx_examples import build, gaussian, low_rank_rows, mlp, run, save
 
 from rankfold import pipeline
-from rankfold.errors import OutputError, PlanError
+from rankfold.errors import ModelError, OutputError, PlanError
 from rankfold.passes.model_file import load_model
 from rankfold.pipeline import Options, Result, compress
 from rankfold.values import Feed
@@ -205,3 +205,21 @@ def test_a_model_without_sites_is_passed_on(tmp_path: Path) -> None:
     assert not result.report.changed
     assert result.report.sites == ()
     assert result.path.read_bytes() == path.read_bytes()
+
+
+def test_an_output_without_numbers_is_left_out_and_told(tmp_path: Path) -> None:
+    model = build(
+        "g (float[n,32] x) => (float[n,16] y) { y = MatMul(x, w) }", {"w": gaussian(32, 4) @ gaussian(4, 16, seed=1)}
+    )
+    model.graph.node.append(onnx.helper.make_node("SequenceConstruct", ["y"], ["listed"]))
+    kind = onnx.helper.make_sequence_type_proto(onnx.helper.make_tensor_type_proto(1, None))
+    model.graph.output.append(onnx.helper.make_value_info("listed", kind))
+    onnx.save(model, tmp_path / "m.onnx")
+    rows = [{"x": row[None]} for row in gaussian(64, 32, scale=1.0)]
+    done = compress(tmp_path / "m.onnx", rows, keep=0.8, options=Options(latency_rounds=0))
+    assert [output.name for output in done.report.discrepancy.outputs] == ["y"]
+    assert "output 'listed' holds no numbers and was not compared" in done.report.warnings
+    del model.graph.output[0]
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"none of its outputs \(listed\) holds numbers"):
+        compress(tmp_path / "m.onnx", rows, keep=0.8)

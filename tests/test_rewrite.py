@@ -162,3 +162,12 @@ def test_the_model_itself_stays_as_it_is(tmp_path: Path) -> None:
     before = model.proto.SerializeToString(deterministic=True)
     open_view(model.proto)
     assert model.proto.SerializeToString(deterministic=True) == before
+
+
+def test_the_last_node_of_a_pair_takes_over_what_is_noted_of_the_old_one(tmp_path: Path) -> None:
+    model = build("g (float[n,12] x) => (float[n,20] y) { [fc] y = MatMul(x, w) }", {"w": gaussian(12, 20)})
+    model.graph.node[0].doc_string = "the head"
+    model.graph.node[0].metadata_props.add(key="namespace", value="model/head")
+    result = result_of("", tmp_path, model=model)
+    noted = [(node.name, node.doc_string, len(node.metadata_props)) for node in result.graph.node if node.doc_string]
+    assert noted == [("fc/up_1", "the head", 1)]  # "fc/up" is the factor

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 from onnx_examples import build, folded, gaussian, low_rank_rows, opened, run
 
+from rankfold import Options, compress
 from rankfold.errors import OutputError
 from rankfold.passes import write_model as module
 from rankfold.passes.carry import Rewritten
@@ -219,3 +221,29 @@ def test_a_model_for_a_passing_look_holds_what_was_inside(tmp_path: Path) -> Non
     (tmp_path / "look").mkdir()
     write_referring(made, model, tmp_path / "look" / "look.onnx")
     np.testing.assert_array_equal(run(tmp_path / "look" / "look.onnx", FEED)[0], run(model.path, FEED)[0])
+
+
+def test_data_of_bodies_and_constants_goes_along(tmp_path: Path) -> None:
+    text = """g (float[n,32] x, bool c) => (float[n,32] y) {
+      h = MatMul(x, w)
+      y = If (c) <
+        then_branch = one () => (float[n,32] t) { t = Add(h, k) },
+        else_branch = two () => (float[n,32] e) { e = Identity(h) }
+      >
+    }"""
+    model = build(text, {"w": gaussian(32, 4) @ gaussian(4, 32, seed=1)})
+    inner = next(found.g for found in model.graph.node[1].attribute if found.name == "then_branch")
+    inner.initializer.append(numpy_helper.from_array(gaussian(32, seed=2, scale=1.0), "k"))
+    (tmp_path / "given").mkdir()
+    given, out = tmp_path / "given" / "m.onnx", tmp_path / "out" / "m.onnx"
+    out.parent.mkdir()
+    onnx.save(model, given, save_as_external_data=True, size_threshold=0, location="m.bin")
+    assert inner.initializer[0].data_location == onnx.TensorProto.EXTERNAL
+    feed = {"x": gaussian(64, 32, seed=3, scale=1.0), "c": np.array(True)}
+    expected = run(given, feed)[0]
+    feeds = [{"x": row[None], "c": np.array(True)} for row in feed["x"]]
+    done = compress(given, feeds, keep=0.6, output=out, options=Options(latency_rounds=0))
+    assert done.report.changed
+    shutil.rmtree(given.parent)
+    # One product of rank four instead of two; some 32 roundings of values near one.
+    np.testing.assert_allclose(run(out, feed)[0], expected, rtol=0, atol=1e-5)

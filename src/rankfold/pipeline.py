@@ -14,15 +14,15 @@ from rankfold.calibration_file import load_calibration as load_calibration
 from rankfold.calibration_file import save_calibration as save_calibration
 from rankfold.capture import capture, runs_lean, work_folder
 from rankfold.decide import decide, pattern_warnings, site_spectra, whole_bases
-from rankfold.errors import ModelError, PlanError
+from rankfold.errors import PlanError
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
 from rankfold.measures import site_summaries
-from rankfold.opening import open_model
+from rankfold.opening import open_model, with_outputs
 from rankfold.options import Options as Options
 from rankfold.options import check_options, is_number
 from rankfold.passes.fold import fold
 from rankfold.passes.graph_checks import check_measurable
-from rankfold.passes.model_file import Model, input_specs, load_model, output_names
+from rankfold.passes.model_file import Model, input_specs, load_model
 from rankfold.passes.plan import check_plan, site_curves
 from rankfold.passes.plan import make_plan as plan_for
 from rankfold.passes.sites import Scan
@@ -146,7 +146,7 @@ def compress(  # the public way in: one budget of three, and where the result go
     path = Path(output) if output is not None else loaded.given.path.with_suffix(".folded.onnx")
     check_writable(path)
     check_no_input(path, (*loaded.given.files, data))
-    _check_outputs(loaded, options)
+    options = with_outputs(loaded, options)
     if isinstance(budget, RankPlan):
         check_plan(budget, scan, model_digest=loaded.digest)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads(), work_folder(options) as work:
@@ -173,6 +173,7 @@ def validate(base: PathLike, candidate: PathLike, data: DataLike, *, options: Op
     check_options(options)
     first, second = load_model(base), load_model(candidate)
     source = open_source(data, input_specs(first))
+    options = with_outputs(first, options)
     batches = options.progress(batched(source.units, options.batch_size), "comparing", None)
     lean = runs_lean(first, options)
     return compare(first.path, second.path, batches, outputs=options.outputs, provider=options.provider, lean=lean)
@@ -204,15 +205,6 @@ def _budget(keep: float | None, energy: float | None, plan: RankPlan | None) -> 
     if not isinstance(given[0], RankPlan) and not (is_number(given[0].share) and 0 < given[0].share <= 1):
         raise PlanError(f"the share is {given[0].share!r}; expected a number above 0 and at most 1")
     return given[0]
-
-
-def _check_outputs(model: Model, options: Options) -> None:
-    """Refuse outputs that do not exist before any work."""
-    unknown = [name for name in options.outputs if name not in output_names(model)]
-    if unknown:
-        raise ModelError(
-            f"{model.path}: there is no output {unknown[0]!r}; the outputs are {', '.join(output_names(model))}"
-        )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from rankfold.capture import memory_notes, runs_lean
 from rankfold.decide import Decision, whole_bases
 from rankfold.findings import Report
 from rankfold.measures import sizes, versions
+from rankfold.opening import output_warnings
 from rankfold.options import Options
 from rankfold.passes.model_file import Model, load_model
 from rankfold.passes.sites import Scan
@@ -45,7 +46,7 @@ def report_on(model: Model, scan: Scan, decision: Decision, places: tuple[Path, 
         latency=latencies(model.given, path, feed, lean=lean, options=options),
         sites=decision.outcomes,
         skipped=scan.skipped,
-        warnings=decision.warnings,
+        warnings=(*decision.warnings, *output_warnings(model)),
         inlined=model.inlined if plan.folded else (),
         notes=memory_notes(model, calibration, options),
     )
