@@ -53,7 +53,22 @@ def checkpoint_folder(folder: Path) -> Iterator[Path]:
             " end"
         )
     yield folder
-    shutil.rmtree(folder)
+    with whole(folder / _RUN) as file:  # from here on nothing in it is gone on from, whenever this is killed
+        file.write(json.dumps({"finished": True}).encode())
+    _cleared(folder)
+    (folder / _RUN).unlink()
+    folder.rmdir()
+
+
+def _cleared(folder: Path) -> None:
+    """Remove all that a checkpoint holds but the file that says what it is."""
+    for path in folder.iterdir():
+        if path.name == _RUN:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,10 @@ class Run:
             return None
         with _readable(self.folder / _RUN):
             content = json.loads((self.folder / _RUN).read_text(encoding="utf-8"))
+            if content.get("finished"):
+                _cleared(self.folder)
+                self._write(None)
+                return None
             before, samples = dict(content["fingerprint"]), content["samples"]
         other = sorted(name for name in before | self.fingerprint if before.get(name) != self.fingerprint.get(name))
         if other:

@@ -249,3 +249,24 @@ def test_saving_takes_a_small_part_of_the_time(cost: int, expected: list[int], t
             saves.append(now)
             path.unlink()
     assert saves == expected
+
+
+def test_a_finished_checkpoint_that_was_half_removed_is_begun_anew(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "state"
+    whole_run = calibrate(model, {INPUT: IDS}, options=options_for(tmp_path / "other"))
+
+    def killed(kept: Path) -> None:
+        next(kept.glob("*.total.npy")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_cleared", killed)
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(model, {INPUT: IDS}, options=options_for(folder))
+    assert any((folder / "checkpoint").glob("*.gram.npy"))
+    again = calibrate(model, {INPUT: IDS}, options=options_for(folder))
+    assert not (folder / "checkpoint").exists()
+    for request, moments in whole_run.moments.items():
+        np.testing.assert_array_equal(again.moments[request].gram, moments.gram)

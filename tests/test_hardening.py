@@ -76,7 +76,7 @@ def test_a_result_that_fails_its_proof_is_not_kept(tmp_path: Path, monkeypatch: 
     def failing(*_: object, **__: object) -> None:
         raise ModelError("not finite")
 
-    monkeypatch.setattr("rankfold.pipeline.compare", failing)
+    monkeypatch.setattr("rankfold.reporting.compare", failing)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(ModelError, match="not finite"):
         compress(model, {"x": gaussian(20, 32)}, keep=0.5, output=tmp_path / "o.onnx", options=QUICK)
