@@ -18,14 +18,16 @@ def laid_out(site: Site, factors: Factors) -> tuple[Array, Array]:
     """Return `down` and `up` as the site's nodes read them.
 
     A convolution reads (rank, in channels, *kernel) and (out channels, rank, 1, ...); a product with the weight on the
-    left reads both transposed; a stack keeps its leading axes.
+    left reads both transposed; a stack keeps its leading axes. Where those are all 1 they stand on `up` alone: beside a
+    single vector, one on each factor would give the output an axis more.
     """
     down, up = factors.down, factors.up
     if site.kernel is not None:
         return as_kernel(site, down.T), as_kernel(site, up.T, pointwise=True)
     if site.uses[0].weight_operand == 0:
         down, up = down.swapaxes(-1, -2), up.swapaxes(-1, -2)
-    return down.reshape(*site.stack, *down.shape[-2:]), up.reshape(*site.stack, *up.shape[-2:])
+    leading = site.stack if site.blocks > 1 else ()
+    return down.reshape(*leading, *down.shape[-2:]), up.reshape(*site.stack, *up.shape[-2:])
 
 
 def as_kernel(site: Site, matrix: Array, *, pointwise: bool = False) -> Array:

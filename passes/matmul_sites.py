@@ -27,6 +27,9 @@ def matmul_candidate(index: GraphIndex, place: int) -> Candidate | str:
     axis = _feature_axis(index, node.input[1 - operand], operand, weight.shape)
     if isinstance(axis, str):
         return axis
+    vector = index.ranks.get(node.input[1 - operand]) in (None, 1)
+    if vector and (turned[1 - operand] or (operand == 0 and any(turned))):
+        return reasons.TURNED_VECTOR.format(tensor=node.input[1 - operand])
     scale = attribute(node, "alpha", 1.0)
     if not scale or not math.isfinite(scale):
         return reasons.ALPHA_IS_NOTHING.format(alpha=scale)

@@ -6,6 +6,7 @@ LEFT_OF_UNKNOWN_RANK = "weight on the left of an activation of unknown rank ({te
 STACK_OF_UNKNOWN_RANK = (
     "stack of matrices beside an activation of unknown rank or a single vector ({tensor!r}); run shape inference first"
 )
+TURNED_VECTOR = "transposed beside an activation of unknown rank or a single vector ({tensor!r})"
 ALPHA_IS_NOTHING = "alpha is {alpha}, so the weight does not matter"
 BOTH_CONSTANT = "both operands are constant; fold constants first"
 NOT_A_FOLDED_TYPE = "weight {root!r} is {type}, not a float type that is folded"

@@ -11,7 +11,8 @@ from rankfold.passes.site import Site
 
 def matched_pattern(index: GraphIndex, site: Site, patterns: Sequence[str]) -> str | None:
     """Return the first shell-style pattern that a site's node names, operator or weight name matches, or None."""
-    names = [*(index.names[use.node] for use in site.uses), site.op_type, site.weight.root]
+    names = [index.names[use.node] for use in site.uses]
+    names += [site.weight.root, *(index.nodes[use.node].op_type for use in site.uses)]
     return next((pattern for pattern in patterns if any(fnmatch.fnmatchcase(name, pattern) for name in names)), None)
 
 

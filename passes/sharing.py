@@ -36,9 +36,11 @@ def grouped(index: GraphIndex, candidates: dict[int, Candidate]) -> tuple[list[S
 
 
 def _of_one_root(index: GraphIndex, root: str, parts: list[list[Candidate]]) -> tuple[list[Site], dict[int, str]]:
-    readers = list(dict.fromkeys(_final_readers(index, root)))
+    found = list(_final_readers(index, root))
+    readers = list(dict.fromkeys(found))
     within = {member.use.node for members in parts for member in members}
-    stranger = next((reader for reader in readers if reader not in within), None)
+    # A node that reads it twice, such as a Gemm whose C it is too, needs it for something else as well.
+    stranger = next((reader for reader in readers if reader not in within or found.count(reader) > 1), None)
     if stranger is None and (len(parts) == 1 or _disjoint(parts)):
         return [_site(index, members) for members in parts], {}
     refused: dict[int, str] = {}

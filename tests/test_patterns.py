@@ -35,6 +35,7 @@ class Example:
     def model(self, folder: Path) -> Model:
         axes = ",".join(f"a{place}" if not place else str(extent) for place, extent in enumerate(self.x))
         rank = max(len(self.x), self.weights["w"].ndim if "MatMul" in self.nodes else 0)
+        rank = 2 if "v = " in self.nodes else rank
         given = ",".join(f"c{place}" for place in range(rank))
         text = f"g (float[{axes}] x) => (float[{given}] y) {{ {self.nodes} }}"
         return opened(build(text, self.weights, header=_WIDE), folder)
@@ -133,6 +134,20 @@ EXAMPLES = {
         (60, 12),
         ((12, 16),),
         "MatMul MatMul Add",
+    ),
+    "stack of one beside a vector": Example(
+        "v = ReduceMean<keepdims=0>(x, first) y = MatMul(v, w)",
+        {"w": _MATRIX["w"][None], "first": np.array([0])},
+        (60, 12),
+        ((12, 16),),
+        "ReduceMean MatMul MatMul",
+    ),
+    "stack of one on the left of a vector": Example(
+        "v = ReduceMean<keepdims=0>(x, first) y = MatMul(w, v)",
+        {"w": _TURNED["w"][None], "first": np.array([0])},
+        (60, 12),
+        ((12, 16),),
+        "ReduceMean MatMul MatMul",
     ),
     "stack behind a transpose": Example(
         "t = Transpose<perm=[0,2,1]>(w) y = MatMul(x, t)",

@@ -247,3 +247,25 @@ def test_a_sparse_weight_is_no_constant(tmp_path: Path) -> None:
     places = numpy_helper.from_array(np.array([0, 7]), "w_places")
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [6, 6]))
     assert skipped(opened(model, tmp_path)) == [("MatMul", "neither operand is constant")]
+
+
+@pytest.mark.parametrize("node", ["FusedMatMul<transA=1>(v, w)", "FusedMatMul<transA=1>(w, v)"])
+def test_a_fused_product_of_a_vector_is_not_transposed(node: str, tmp_path: Path) -> None:
+    """onnxruntime does not transpose a single vector, and gets a matrix on its left wrong."""
+    nodes = f"v = ReduceMean<keepdims=0, axes=[0]>(x) e = com.microsoft.{node} y = Add(x, e)"
+    model = build(f"g (float[n,6] x) => (float[n,6] y) {{ {nodes} }}", {"w": W}, header=WIDE)
+    reason = "transposed beside an activation of unknown rank or a single vector ('v')"
+    assert skipped(opened(model, tmp_path)) == [("FusedMatMul", reason)]
+
+
+def test_a_weight_that_is_its_own_bias_stays(tmp_path: Path) -> None:
+    model = build("g (float[n,6] x) => (float[n,6] y) { [fc] y = Gemm(x, w, w) }", {"w": W})
+    assert skipped(opened(model, tmp_path))[0][1].startswith("weight 'w' is also used by Gemm 'fc' in another form")
+
+
+def test_a_pattern_matches_every_use(tmp_path: Path) -> None:
+    nodes = "[a] h = MatMul(x, w) [b] y = Gemm(h, w)"
+    model = opened(build(f"g (float[n,6] x) => (float[n,6] y) {{ {nodes} }}", {"w": W}), tmp_path)
+    assert find_sites(model, exclude=("Gemm",)).sites == ()
+    assert find_sites(model, exclude=("b",)).sites == ()
+    assert len(find_sites(model, include=("Gemm",)).sites) == 1

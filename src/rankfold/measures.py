@@ -12,6 +12,7 @@ import numpy as np
 from onnx import ModelProto
 
 from rankfold.findings import SiteOutcome, SiteSummary, Size
+from rankfold.passes.graph_checks import all_tensors
 from rankfold.passes.model_file import Model
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
@@ -77,8 +78,8 @@ def site_outcomes(
 
 
 def parameter_count(proto: ModelProto) -> int:
-    """Return the elements of all initializers of the main graph."""
-    return sum(math.prod(tensor.dims) for tensor in proto.graph.initializer)
+    """Return the elements of all tensors that a model holds: initializers and constants, those of bodies too."""
+    return sum(math.prod(tensor.dims) for tensor in all_tensors(proto))
 
 
 def versions() -> dict[str, str]:
