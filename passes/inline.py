@@ -6,6 +6,7 @@ A tensor inside a function has no name of its own: two calls share its body. In 
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import tempfile
 import weakref
@@ -14,27 +15,35 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx.inliner
-from onnx import FunctionProto, NodeProto
+from onnx import FunctionProto, ModelProto, NodeProto
 
 from rankfold.passes.carry import Rewritten
+from rankfold.passes.graph_checks import all_tensors
 from rankfold.passes.graph_index import copy_without, nested_graphs
 from rankfold.passes.model_file import Model, load_model
 from rankfold.passes.rules import is_linear
 from rankfold.passes.write_model import write_model
 
 FunctionId = tuple[str, str]
+_LARGEST_GROWTH = 1.01  # a function's own shapes and scalars are copied for every call, and weigh nothing
 
 
 def with_functions_inline(model: Model) -> Model:
     """Return the model with every local function in line that holds linear nodes, at any depth.
 
     It is written to a temporary folder that lives as long as the value returned, since the runtime opens models by
-    path. The model itself is returned where no function holds any.
+    path. The model itself is returned where no function holds any, where their opsets differ, and where the functions
+    hold weights themselves, so that every call would get its own copy.
     """
     chosen = linear_functions(model.proto.functions)
     if not chosen:
         return model
-    flat = onnx.inliner.inline_selected_functions(model.proto, sorted(chosen))
+    try:
+        flat = onnx.inliner.inline_selected_functions(model.proto, sorted(chosen))
+    except RuntimeError:  # a function imports another opset than the model: what is inside is reported as left alone
+        return model
+    if _elements(flat) > _LARGEST_GROWTH * _elements(model.proto):
+        return model
     with contextlib.ExitStack() as cleaning:
         folder = Path(tempfile.mkdtemp(prefix="rankfold-"))
         cleaning.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -46,6 +55,10 @@ def with_functions_inline(model: Model) -> Model:
         cleaning.pop_all()
     weakref.finalize(opened, shutil.rmtree, folder, ignore_errors=True)
     return opened
+
+
+def _elements(proto: ModelProto) -> int:
+    return sum(math.prod(tensor.dims) for tensor in all_tensors(proto))
 
 
 def linear_functions(functions: Iterable[FunctionProto]) -> set[FunctionId]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +27,7 @@ SAVE_SECONDS = 60.0
 _COST = 20.0
 """Saving may take one part in so many of the time: what takes long is saved more seldom."""
 _RUN, _SUMS, _PARTIAL = "run.json", "sums.npz", ".partial"
+_OWN = (_SUMS, "held_out.npz", "calibration.npz", "*.gram.npy", "*.total.npy")
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 Fingerprint = dict[str, str]
@@ -57,17 +57,25 @@ def checkpoint_folder(folder: Path) -> Iterator[Path]:
         file.write(json.dumps({"finished": True}).encode())
     _cleared(folder)
     (folder / _RUN).unlink()
-    folder.rmdir()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def check_outside(folder: Path | None, outputs: Iterable[Path | None]) -> None:
+    """Check that nothing is to be written into a checkpoint's folder.
+
+    Raises:
+        OutputError: Something is.
+    """
+    for output in filter(None, outputs):
+        if folder is not None and output.resolve().is_relative_to(folder.resolve()):
+            raise OutputError(f"{output}: lies in the checkpoint's folder, which is removed at the end; give another")
 
 
 def _cleared(folder: Path) -> None:
-    """Remove all that a checkpoint holds but the file that says what it is."""
-    for path in folder.iterdir():
-        if path.name == _RUN:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
+    """Remove what a checkpoint holds but the file that says what it is; what others put there stays."""
+    for pattern in _OWN:
+        for path in folder.glob(pattern):
             path.unlink()
 
 
@@ -90,7 +98,8 @@ class Run:
             CalibrationDataError: The checkpoint is of another run.
         """
         for left in self.folder.glob(".*.part*"):  # a killed run's half-written files and spools
-            left.unlink()
+            if left.is_file():
+                left.unlink()
         if not (self.folder / _RUN).is_file():
             self._write(None)
             return None

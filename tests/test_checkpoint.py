@@ -270,3 +270,20 @@ def test_a_finished_checkpoint_that_was_half_removed_is_begun_anew(
     assert not (folder / "checkpoint").exists()
     for request, moments in whole_run.moments.items():
         np.testing.assert_array_equal(again.moments[request].gram, moments.gram)
+
+
+def test_nothing_is_written_into_the_folder_of_a_checkpoint(model: Path, tmp_path: Path) -> None:
+    options = options_for(tmp_path)
+    with pytest.raises(OutputError, match="lies in the checkpoint's folder, which is removed at the end"):
+        compress(model, {INPUT: IDS}, keep=0.8, output=tmp_path / "checkpoint" / "out.onnx", options=options)
+    with pytest.raises(OutputError, match="lies in the checkpoint's folder"):
+        calibrate(model, {INPUT: IDS}, output=tmp_path / "checkpoint" / "moments.npz", options=options)
+
+
+def test_what_others_put_into_the_folder_stays(model: Path, tmp_path: Path) -> None:
+    def with_a_guest() -> Iterator[Feed]:
+        (tmp_path / "checkpoint" / "guest.txt").write_text("mine")
+        yield from interrupted_after(None)
+
+    calibrate(model, with_a_guest(), options=options_for(tmp_path))
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["guest.txt"]

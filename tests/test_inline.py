@@ -80,7 +80,7 @@ def test_a_function_that_only_multiplies_activations_stays(tmp_path: Path) -> No
     model, scan = open_model(path, Options())
     assert model.original is None
     assert {found.reason for found in scan.skipped} == {
-        "inside the local function made.up:dense, and of no foldable weight"
+        "inside the local function made.up:dense, which was not put in line"
     }
 
 
@@ -102,3 +102,24 @@ def test_analysis_names_the_functions(tmp_path: Path) -> None:
     found = analyze(path)
     assert found.inlined == ("made.up:block", "made.up:dense")
     assert len(found.sites) == 2
+
+
+def test_functions_stay_that_would_be_copied_with_their_weights(tmp_path: Path) -> None:
+    values = ",".join("0.5" for _ in range(32 * 32))
+    constant = f"w = Constant<value = float[32,32] {{{values}}}>() b = MatMul(a, w)"
+    text = _TEXT.replace("(a, w) => (b) { b = MatMul(a, w) }", f"(a) => (b) {{ {constant} }}")
+    text = text.replace("dense(a, w)", "dense(a)")
+    path = tmp_path / "model.onnx"
+    onnx.save(layered(text=text), path)
+    assert open_model(path, Options())[0].inlined == ()
+
+
+def test_functions_of_another_opset_stay(tmp_path: Path) -> None:
+    model = layered()
+    for function in model.functions:
+        function.opset_import[0].version = 16
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    opened_model, scan = open_model(path, Options())
+    assert opened_model.inlined == ()
+    assert "which was not put in line" in scan.skipped[0].reason

@@ -198,7 +198,7 @@ def test_linear_nodes_in_bodies_and_functions_are_named(tmp_path: Path) -> None:
     dense (a) => (b) { b = MatMul(a, a) }"""
     model = build(text, {"w": W}, header=WIDE)
     assert find_sites(opened(model, tmp_path)).skipped == (
-        Skipped("MatMul", "MatMul", "inside the local function made.up:dense, and of no foldable weight"),
+        Skipped("MatMul", "MatMul", "inside the local function made.up:dense, which was not put in line"),
         Skipped("inner", "MatMul", "inside the body of If 'choice', which cannot be tapped"),
     )
 

@@ -69,7 +69,9 @@ def _ended(run: Callable[[], object], *, checked: bool) -> int:
         sys.stdout.flush()
     except UsageError as error:
         return _refuse(str(error), "see `rankfold --help`", EXIT_USAGE)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise  # rich turns a broken pipe into an exit; this is another one
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains when it exits
         return EXIT_CLOSED_PIPE
     except MemoryError:

@@ -30,6 +30,7 @@ from rankfold.passes.spectrum import Spectrum
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
 from rankfold.proof import latencies
 from rankfold.reporting import report_on
+from rankfold.runtime_calib.checkpoint import check_outside
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import DataLike, batched, open_source
 from rankfold.runtime_calib.threads import limited_threads
@@ -88,6 +89,7 @@ def calibrate(
         CalibrationDataError: The data does not fit.
         OutputError: `output` cannot be written.
     """
+    check_outside(options.checkpoint, (None if output is None else Path(output), options.held_out_to))
     loaded, scan = open_model(model, options)
     with _captured(loaded, scan, data, options) as calibration:
         if output is not None:
@@ -144,6 +146,7 @@ def compress(  # the public way in: one budget of three, and where the result go
     loaded, scan = open_model(model, options)
     check_measurable(loaded.given.path, loaded.given.proto)
     path = Path(output) if output is not None else loaded.given.path.with_suffix(".folded.onnx")
+    check_outside(options.checkpoint, (path, options.held_out_to))
     check_writable(path)
     check_no_input(path, (*loaded.given.files, data))
     options = with_outputs(loaded, options)
