@@ -181,5 +181,13 @@ def _fold_site(view: View, model: Model, scan: Scan, site: Site, factors: Factor
             bias = read_bias(model, scan.index, site, use) + factors.shifts[number] * use.scale
         replace_node(view, site, use, Replacement(scan.index.names[use.node], *read, bias))
     return FoldedPair(
-        site.name, down.name, up.name, site.in_features, site.out_features, factors.rank, blocks=site.blocks
+        site.name,
+        down.name,
+        up.name,
+        site.in_features,
+        site.out_features,
+        factors.rank,
+        blocks=site.blocks,
+        op_type=site.op_type,
+        weight=site.weight.root,
     )

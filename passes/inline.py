@@ -39,7 +39,7 @@ def with_functions_inline(model: Model) -> Model:
     if not chosen:
         return model
     try:
-        flat = onnx.inliner.inline_selected_functions(model.proto, sorted(chosen))
+        flat = onnx.inliner.inline_selected_functions(_with_defaults(model.proto), sorted(chosen))
     except RuntimeError:  # a function imports another opset than the model: what is inside is reported as left alone
         return model
     if _elements(flat) > _LARGEST_GROWTH * _elements(model.proto):
@@ -55,6 +55,20 @@ def with_functions_inline(model: Model) -> Model:
         cleaning.pop_all()
     weakref.finalize(opened, shutil.rmtree, folder, ignore_errors=True)
     return opened
+
+
+def _with_defaults(proto: ModelProto) -> ModelProto:
+    """Return a copy in which every call says what it leaves to a function's defaults: onnx's inliner forgets those."""
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    defaults = {(found.domain, found.name): list(found.attribute_proto) for found in copy.functions}
+    waiting = [copy.graph.node, *(function.node for function in copy.functions)]
+    while waiting:
+        for node in waiting.pop():
+            given = {attribute.name for attribute in node.attribute}
+            node.attribute.extend(a for a in defaults.get((node.domain, node.op_type), ()) if a.name not in given)
+            waiting.extend(body.node for body in nested_graphs(node))
+    return copy
 
 
 def _elements(proto: ModelProto) -> int:

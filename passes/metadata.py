@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -26,6 +27,7 @@ class FoldedPair:
         down, up: Initializer names of the factors.
         in_features, out_features, rank: Sizes of the original and of the fold.
         blocks: How many matrices of that shape are stacked.
+        op_type, weight: The node's operator and the weight's name, by which it may be included or not.
     """
 
     site: str
@@ -35,6 +37,8 @@ class FoldedPair:
     out_features: int
     rank: int
     blocks: int = 1
+    op_type: str = ""
+    weight: str = ""
 
     @property
     def parameters(self) -> int:
@@ -61,8 +65,13 @@ def read_pairs(model: Model) -> tuple[FoldedPair, ...]:
             f"{model.path}: the metadata key {_PAIRS!r} is damaged ({error}); remove the key, and the factors will be"
             " taken for ordinary weights"
         ) from error
-    present = {tensor.name for tensor in model.proto.graph.initializer}
-    return tuple(pair for pair in pairs if pair.down in present and pair.up in present)
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.proto.graph.initializer}
+    return tuple(pair for pair in pairs if _is_there(pair, sizes))
+
+
+def _is_there(pair: FoldedPair, sizes: dict[str, int]) -> bool:
+    each = pair.blocks * pair.rank
+    return sizes.get(pair.down) == each * pair.in_features and sizes.get(pair.up) == each * pair.out_features
 
 
 def record_pairs(proto: ModelProto, pairs: Iterable[FoldedPair], *, version: str, plan_digest: str) -> None:

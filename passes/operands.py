@@ -61,6 +61,8 @@ def refused_type(trace: ConstantTrace) -> str | None:
     """Return why a weight of this type or without elements is left alone, or None."""
     if trace.onnx_type not in FOLDABLE_TYPES:
         return reasons.NOT_A_FOLDED_TYPE.format(root=trace.root, type=TensorProto.DataType.Name(trace.onnx_type))
+    if trace.root_type not in FOLDABLE_TYPES:
+        return reasons.STORED_NARROW.format(root=trace.root, type=TensorProto.DataType.Name(trace.root_type))
     if 0 in trace.shape:
         return reasons.EMPTY.format(root=trace.root, shape=list(trace.shape))
     return None

@@ -70,7 +70,7 @@ def check_plan(plan: RankPlan, scan: Scan, *, model_digest: str) -> None:
         odd = sorted(set(planned.items()) ^ set(found.items()))[0]
         raise PlanError(
             f"the plan has {len(planned)} sites and the model {len(found)}; the first that differs is {odd[0]!r} of"
-            f" shape {odd[1][:2]}; use the --exclude patterns the plan was made with"
+            f" shape {odd[1][:2]}; use the --include and --exclude patterns the plan was made with"
         )
     for line in plan.sites:
         largest = min(line.in_features, line.out_features)

@@ -48,7 +48,7 @@ def plan_from_json(text: str) -> RankPlan:
             fixed_dense_parameters=int(content["fixed_dense_parameters"]),
             sites=tuple(_site_rank(entry) for entry in content["sites"]),
         )
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise PlanError(
             f"not a rank plan: {type(error).__name__} {error}; expected JSON as `rankfold plan` writes it"
         ) from error

@@ -10,6 +10,7 @@ TURNED_VECTOR = "transposed beside an activation of unknown rank or a single vec
 ALPHA_IS_NOTHING = "alpha is {alpha}, so the weight does not matter"
 BOTH_CONSTANT = "both operands are constant; fold constants first"
 NOT_A_FOLDED_TYPE = "weight {root!r} is {type}, not a float type that is folded"
+STORED_NARROW = "weight {root!r} is stored as {type} and cast; factors are stored in no such type"
 NOT_A_MATRIX = "weight {root!r} has shape {shape}; only matrices, and stacks of them along one axis, are folded"
 EMPTY = "weight {root!r} is empty, shape {shape}"
 OVERRIDABLE = "weight {name!r} is also a graph input, so a caller may override it"

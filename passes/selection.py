@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 
 from rankfold.passes.graph_index import GraphIndex
+from rankfold.passes.metadata import FoldedPair
 from rankfold.passes.site import Site
 
 
@@ -14,6 +15,12 @@ def matched_pattern(index: GraphIndex, site: Site, patterns: Sequence[str]) -> s
     names = [index.names[use.node] for use in site.uses]
     names += [site.weight.root, *(index.nodes[use.node].op_type for use in site.uses)]
     return next((pattern for pattern in patterns if any(fnmatch.fnmatchcase(name, pattern) for name in names)), None)
+
+
+def included(pair: FoldedPair, patterns: Sequence[str]) -> bool:
+    """Return whether a weight that was folded before counts: no patterns, or one that it matches."""
+    names = (pair.site, pair.op_type, pair.weight)
+    return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def unmatched(index: GraphIndex, patterns: Iterable[str]) -> tuple[str, ...]:

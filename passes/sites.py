@@ -14,7 +14,7 @@ from rankfold.passes.metadata import FoldedPair, read_pairs
 from rankfold.passes.model_file import Model
 from rankfold.passes.operands import Candidate
 from rankfold.passes.rules import is_linear, judged
-from rankfold.passes.selection import matched_pattern, unmatched
+from rankfold.passes.selection import included, matched_pattern, unmatched
 from rankfold.passes.sharing import grouped
 from rankfold.passes.site import Site
 from rankfold.values import Request, Skipped
@@ -29,7 +29,8 @@ class Scan:
     Attributes:
         sites: Foldable, in graph order.
         excluded: Foldable too, but left alone at the caller's wish; they count in every share.
-        pairs: Folded by an earlier run; they count with their original size.
+        pairs: Folded by an earlier run.
+        counted: Those of them that are included: they count with their original size.
         skipped: Linear nodes that are left alone, with the reason.
         index: Lookups over the graph.
         parts: Sites whose weight is cut out of a larger one, whether they are looked at or not: once one of them is
@@ -42,6 +43,7 @@ class Scan:
     skipped: tuple[Skipped, ...]
     index: GraphIndex
     parts: tuple[Site, ...] = ()
+    counted: tuple[FoldedPair, ...] = ()
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -51,12 +53,12 @@ class Scan:
     @property
     def fixed_parameters(self) -> int:
         """Return the parameters, as they are now, of foldable weights that a plan may not touch."""
-        return sum(site.parameters for site in self.excluded) + sum(pair.parameters for pair in self.pairs)
+        return sum(site.parameters for site in self.excluded) + sum(pair.parameters for pair in self.counted)
 
     @property
     def fixed_dense_parameters(self) -> int:
         """Return the same as in the model before its first fold."""
-        return sum(site.parameters for site in self.excluded) + sum(pair.dense_parameters for pair in self.pairs)
+        return sum(site.parameters for site in self.excluded) + sum(pair.dense_parameters for pair in self.counted)
 
 
 def find_sites(model: Model, *, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> Scan:
@@ -88,7 +90,8 @@ def find_sites(model: Model, *, include: Iterable[str] = (), exclude: Iterable[s
         Skipped(index.names[place], index.nodes[place].op_type, reason) for place, reason in sorted(skipped.items())
     )
     parts = tuple(site for site in sites if any(operation == "Split" for operation, _ in site.weight.steps))
-    return Scan(_with_cheaper_side(chosen), excluded, pairs, (*outer, *_nested(model.proto)), index, parts)
+    counted = tuple(pair for pair in pairs if included(pair, tuple(include)))
+    return Scan(_with_cheaper_side(chosen), excluded, pairs, (*outer, *_nested(model.proto)), index, parts, counted)
 
 
 def unmatched_patterns(scan: Scan, patterns: Iterable[str]) -> tuple[str, ...]:

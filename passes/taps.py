@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -20,11 +21,12 @@ from rankfold.values import Request, TapNames, Tapped
 
 _PREFIX = "rankfold_tap"
 _OFFSET = f"{_PREFIX}/offset"
-_MASK_ROWS = f"{_PREFIX}/mask_rows"
+_MASK_ROWS = {"rows": f"{_PREFIX}/mask_rows", "turned": f"{_PREFIX}/turned_mask_rows"}
 _COLUMN, _FIRST_AXIS, _END = f"{_PREFIX}/column", f"{_PREFIX}/first_axis", f"{_PREFIX}/end"
 _ROWS_ONLY, _ONE_COLUMN = f"{_PREFIX}/rows_only", f"{_PREFIX}/one_column"
 OLDEST_MASKED_OPSET = 9  # ConstantOfShape and Where exist from here on
 OLDEST_STRIDED_OPSET = 10  # Slice knows steps, and Mod exists, from here on
+Masked = Literal["", "rows", "turned"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class TapSetting:
     Attributes:
         features, rank: Extent of the feature axis, and number of axes of the tensor, as a probe saw them.
         stride: Every how many rows one is taken.
-        masked: Whether its rows follow the mask input.
+        masked: Whether its rows follow the mask input: `rows` in its order, `turned` with the tokens first, "" not.
         wide: Whether the tensor is float64; everything else is summed in float32.
         pilot: A row near the mean, (features,), taken off every row before it is squared: float32 sums of squares far
             from the mean would hold nothing of what varies. The collector adds it back in float64.
@@ -43,7 +45,7 @@ class TapSetting:
     features: int
     rank: int
     stride: int = 1
-    masked: bool = False
+    masked: Masked = ""
     wide: bool = False
     pilot: tuple[float, ...] = ()
 
@@ -67,7 +69,11 @@ def tap(model: Model, settings: Mapping[Request, TapSetting], *, mask: str | Non
     for name, values in _CONSTANTS.items():
         graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
     if mask is not None:
-        graph.node.append(helper.make_node("Reshape", [mask, _COLUMN], [_MASK_ROWS]))
+        turned = f"{_PREFIX}/turned_mask"
+        graph.node.append(helper.make_node("Reshape", [mask, _COLUMN], [_MASK_ROWS["rows"]]))
+        if any(setting.masked == "turned" for setting in settings.values()):
+            graph.node.append(helper.make_node("Transpose", [mask], [turned], perm=[1, 0]))
+            graph.node.append(helper.make_node("Reshape", [turned, _COLUMN], [_MASK_ROWS["turned"]]))
     taps = {
         request: _add_tap(graph, request, setting, (f"{_PREFIX}/{number}", onnx_opset(model.proto)))
         for number, (request, setting) in enumerate(settings.items())
@@ -145,7 +151,7 @@ def _slice(source: str, target: str, setting: TapSetting, prefix: str) -> NodePr
 def _masked(setting: TapSetting, prefix: str) -> list[NodeProto]:
     """Weigh rows by the mask's truth; a padded row becomes zero whatever it holds, NaN included."""
     return [
-        _slice(_MASK_ROWS, f"{prefix}/mask", setting, prefix),
+        _slice(_MASK_ROWS[setting.masked], f"{prefix}/mask", setting, prefix),
         helper.make_node("Cast", [f"{prefix}/mask"], [f"{prefix}/truth"], to=TensorProto.BOOL),
         helper.make_node("Cast", [f"{prefix}/truth"], [f"{prefix}/weights"], to=setting.onnx_type),
         helper.make_node("Where", [f"{prefix}/truth", f"{prefix}/loose", f"{prefix}/zero"], [f"{prefix}/rows"]),

@@ -69,6 +69,10 @@ def write_streamed(file: BinaryIO, proto: ModelProto, tensors: Iterable[tuple[Te
     for tensor, raw in tensors:
         _write_tensor(file, tensor, raw)
     end = file.tell()
+    if end - start > _LARGEST:
+        raise OSError(
+            None, "a model file ends at 2 GiB; save the source with external data, and the result has such too"
+        )
     file.seek(place)
     file.write(_padded_length(end - start))
     file.seek(end)
@@ -77,6 +81,7 @@ def write_streamed(file: BinaryIO, proto: ModelProto, tensors: Iterable[tuple[Te
 # The graph's length is known only at its end. Five bytes hold any length a protobuf file may have (2 GiB), and
 # a varint may be padded with continuation bytes.
 _LONGEST_LENGTH = 5
+_LARGEST = 2**31 - 1  # bytes of a protobuf message
 
 
 def _padded_length(length: int) -> bytes:

@@ -8,75 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from rankfold.errors import CalibrationDataError, OutputError
+from rankfold.errors import CalibrationDataError
+from rankfold.runtime_calib.checkpoint_folder import RUN, SUMS, cleared, whole
 from rankfold.runtime_calib.sums import Sums
 from rankfold.values import Feed, Request
 
 SAVE_SECONDS = 60.0
 _COST = 20.0
 """Saving may take one part in so many of the time: what takes long is saved more seldom."""
-_RUN, _SUMS, _PARTIAL = "run.json", "sums.npz", ".partial"
-_OWN = (_SUMS, "held_out.npz", "calibration.npz", "*.gram.npy", "*.total.npy")
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 Fingerprint = dict[str, str]
-
-
-@contextmanager
-def checkpoint_folder(folder: Path) -> Iterator[Path]:
-    """Yield the folder of a checkpoint, new or of an earlier run; it is removed when the block ends well.
-
-    Raises:
-        OutputError: It cannot be made, or holds other things.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        found = [path for path in folder.iterdir() if not path.name.endswith(_PARTIAL)]
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: no folder for a checkpoint ({error.strerror or error}); give one that can be written"
-        ) from error
-    if found and not (folder / _RUN).is_file():
-        raise OutputError(
-            f"{folder}: holds {found[0].name!r} and no checkpoint; give a folder of its own, for it is removed at the"
-            " end"
-        )
-    yield folder
-    with whole(folder / _RUN) as file:  # from here on nothing in it is gone on from, whenever this is killed
-        file.write(json.dumps({"finished": True}).encode())
-    _cleared(folder)
-    (folder / _RUN).unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def check_outside(folder: Path | None, outputs: Iterable[Path | None]) -> None:
-    """Check that nothing is to be written into a checkpoint's folder.
-
-    Raises:
-        OutputError: Something is.
-    """
-    for output in filter(None, outputs):
-        if folder is not None and output.resolve().is_relative_to(folder.resolve()):
-            raise OutputError(f"{output}: lies in the checkpoint's folder, which is removed at the end; give another")
-
-
-def _cleared(folder: Path) -> None:
-    """Remove what a checkpoint holds but the file that says what it is; what others put there stays."""
-    for pattern in _OWN:
-        for path in folder.glob(pattern):
-            path.unlink()
 
 
 @dataclass(frozen=True)
@@ -100,13 +52,13 @@ class Run:
         for left in self.folder.glob(".*.part*"):  # a killed run's half-written files and spools
             if left.is_file():
                 left.unlink()
-        if not (self.folder / _RUN).is_file():
+        if not (self.folder / RUN).is_file():
             self._write(None)
             return None
-        with _readable(self.folder / _RUN):
-            content = json.loads((self.folder / _RUN).read_text(encoding="utf-8"))
+        with _readable(self.folder / RUN):
+            content = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
             if content.get("finished"):
-                _cleared(self.folder)
+                cleared(self.folder)
                 self._write(None)
                 return None
             before, samples = dict(content["fingerprint"]), content["samples"]
@@ -124,11 +76,11 @@ class Run:
 
     def keeper(self, sweep: int, side: int) -> SumKeeper:
         """Return what keeps the sums of one side of one sweep."""
-        return SumKeeper(self.folder / _SUMS, (sweep, side))
+        return SumKeeper(self.folder / SUMS, (sweep, side))
 
     def _write(self, samples: int | None) -> None:
         content = {"fingerprint": self.fingerprint, "samples": samples}
-        with whole(self.folder / _RUN) as file:
+        with whole(self.folder / RUN) as file:
             file.write(json.dumps(content, indent=1).encode())
 
 
@@ -202,27 +154,6 @@ class SumKeeper:
             f"{self.path.parent}: the data is not what the checkpoint was made of; give the same data, in the same"
             " order, or remove the folder"
         )
-
-
-@contextmanager
-def whole(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name only when it is whole; where durable, also after a loss of power.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); give a folder with room") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

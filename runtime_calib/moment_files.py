@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import write_array
 
-from rankfold.runtime_calib.checkpoint import whole
+from rankfold.runtime_calib.checkpoint_folder import whole
 from rankfold.values import Moments
 
 

@@ -16,7 +16,7 @@ from benchmarks.synthetic_transformer import INPUT, Shape, token_ids, write_tran
 from rankfold.errors import CalibrationDataError, OutputError
 from rankfold.pipeline import Options, calibrate, compress, save_calibration
 from rankfold.runtime_calib import checkpoint, collect
-from rankfold.runtime_calib.checkpoint import checkpoint_folder, whole
+from rankfold.runtime_calib.checkpoint_folder import checkpoint_folder, whole
 from rankfold.values import Calibration, Feed
 
 SHAPE = Shape(width=64, heads=2, layers=1, vocabulary=300)
@@ -144,7 +144,7 @@ def test_a_killed_compression_ends_with_the_same_bytes(model: Path, tmp_path: Pa
     for stop in (5, 9):  # in the first sweep, and, after the five batches that are known, in the second
         assert started(stop).returncode == -signal.SIGKILL
         assert not (tmp_path / "small.onnx").exists()
-        before, left = left, {path.name for path in (tmp_path / "checkpoint").glob(".*")}
+        before, left = left, {path.name for path in (tmp_path / "checkpoint").glob(".*.part*")}
         assert before.isdisjoint(left)
     last = started(1000)
     assert (last.returncode, last.stdout.split()) == (0, [str(20 - 5 - 9)]), last.stderr
@@ -262,7 +262,7 @@ def test_a_finished_checkpoint_that_was_half_removed_is_begun_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_cleared", killed)
+        patch.setattr("rankfold.runtime_calib.checkpoint_folder.cleared", killed)
         with pytest.raises(KeyboardInterrupt):
             calibrate(model, {INPUT: IDS}, options=options_for(folder))
     assert any((folder / "checkpoint").glob("*.gram.npy"))
@@ -287,3 +287,12 @@ def test_what_others_put_into_the_folder_stays(model: Path, tmp_path: Path) -> N
 
     calibrate(model, with_a_guest(), options=options_for(tmp_path))
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["guest.txt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_one_run_at_a_time_uses_a_checkpoint(tmp_path: Path) -> None:
+    with checkpoint_folder(tmp_path / "one"):
+        with pytest.raises(OutputError, match="another run uses this checkpoint"), checkpoint_folder(tmp_path / "one"):
+            pass
+        checkpoint.Run(tmp_path / "one", {}).begin()
+    assert not (tmp_path / "one").exists()

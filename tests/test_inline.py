@@ -123,3 +123,18 @@ def test_functions_of_another_opset_stay(tmp_path: Path) -> None:
     opened_model, scan = open_model(path, Options())
     assert opened_model.inlined == ()
     assert "which was not put in line" in scan.skipped[0].reason
+
+
+@pytest.mark.filterwarnings("error")
+def test_defaults_of_a_function_hold_in_line_too(tmp_path: Path) -> None:
+    """onnx's inliner drops the default of an attribute that a call leaves out."""
+    body = "dense <turned: int = 1> (a, w) => (b) { b = Gemm<transB: int = @turned>(a, w) }"
+    text = _TEXT.replace("dense (a, w) => (b) { b = MatMul(a, w) }", body)
+    path = tmp_path / "model.onnx"
+    onnx.save(layered(text=text), path)
+    x = low_rank_rows(64, 32, 4)
+    done = compress(path, [{"x": row[None]} for row in x], keep=0.6, output=tmp_path / "out.onnx")
+    assert done.report.inlined
+    expected, found = run(onnx.load(path), {"x": x})[0], run(onnx.load(tmp_path / "out.onnx"), {"x": x})[0]
+    # The weights have rank four; the rounding of two products instead of one remains.
+    assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected)

@@ -70,6 +70,8 @@ def test_a_checkpoint_is_gone_when_all_is_done(place: str, folder: Path, capsys:
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(*COMPRESS, "--keep", "0.8", "--checkpoint", str(folder), code=3)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "mine.txt").write_text("mine")
+    run(*COMPRESS, "--keep", "0.8", "--checkpoint", str(folder / "notes"), code=3)
     assert "and no checkpoint; give a folder of its own" in capsys.readouterr().err
     assert (folder / "model.onnx").is_file()

@@ -190,3 +190,26 @@ def test_a_calibration_without_some_sites_is_refused(base: Path) -> None:
     calibration = calibrate(base, {"x": ROWS}, options=replace(QUICK, exclude=("fc2",)))
     with pytest.raises(RankfoldError, match=r"fc2|exclude"):
         make_plan(base, calibration, budget=Keep(0.5))
+
+
+@pytest.mark.parametrize("layout", ["batch first", "tokens first", "flat", "between"])
+def test_the_mask_follows_the_order_of_a_layers_rows(layout: str, tmp_path: Path) -> None:
+    """Real tokens lie in 6 directions, padding in all: a mask in the wrong order would need more."""
+    before, after = {
+        "batch first": ("t = Identity(x)", "y = Identity(h)"),
+        "tokens first": ("t = Transpose<perm=[1,0,2]>(x)", "y = Transpose<perm=[1,0,2]>(h)"),
+        "flat": ("t = Reshape(x, flat)", "y = Reshape(h, back)"),
+        "between": ("t = Unsqueeze(x, one)", "y = Squeeze(h, one)"),
+    }[layout]
+    text = f"g (float[n,5,32] x, int64[n,5] m) => (float[n,5,32] y) {{ {before} h = MatMul(t, w) {after} }}"
+    sizes = {"flat": np.array([-1, 32]), "back": np.array([-1, 5, 32]), "one": np.array([1])}
+    used = {name: value for name, value in sizes.items() if f"{name})" in text}
+    path = save(build(text, {"w": gaussian(32, 32)} | used), tmp_path / "m.onnx")
+    mask = (np.arange(5)[None] < np.random.default_rng(1).integers(1, 6, 200)[:, None]).astype(np.int64)
+    real, padding = low_rank_rows(1000, 32, 6).reshape(200, 5, 32), gaussian(200, 5, 32, seed=2, scale=30.0)
+    x = np.where(mask[..., None] > 0, real, padding).astype(np.float32)
+    options = Options(mask="m", latency_rounds=0)
+    done = compress(path, {"x": x, "m": mask}, keep=0.5, output=tmp_path / "o.onnx", options=options)
+    (line,) = done.plan.folded
+    assert line.rank == 8
+    assert line.predicted_error < 1e-6  # rounding of float32 sums

@@ -67,7 +67,8 @@ def site(**parts: Any) -> str:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", "7", '"text"', "{}", changed(sites=None), changed(sites=[1]), changed(fixed_parameters="x"),
+    ["", "{", "[" * 100_000, "[]", "null", "7", '"text"', "{}", changed(sites=None), changed(sites=[1]),
+     changed(fixed_parameters="x"),
      site(in_features=None), site(predicted_error="much")],
 )  # fmt: skip
 def test_a_text_that_is_no_plan_is_told(text: str) -> None:

@@ -43,6 +43,11 @@ REFUSED: dict[str, tuple[str, dict[str, Array], list[tuple[str, str]]]] = {
         {"w": gaussian(2, 3, 6, 6), "axes": np.array([0, 1])},
         [("MatMul", f"weight 'w' has shape [2, 3, 6, 6]; {ONLY}")],
     ),
+    "a weight stored in bytes": (
+        "c = Cast<to=1>(w) y = MatMul(x, c)",
+        {"w": np.ones((6, 6), np.int8)},
+        [("MatMul", "weight 'w' is stored as INT8 and cast; factors are stored in no such type")],
+    ),
     "a vector": (
         "e = MatMul(x, w) u = Unsqueeze(e, axes) y = Mul(x, u)",
         {"w": gaussian(6), "axes": np.array([1])},

@@ -103,7 +103,7 @@ def test_masked_rows_do_not_count(kind: str, stride: int, tmp_path: Path) -> Non
     dtype = {"i": np.int64, "f": np.float32, "b": np.bool_}[kind[0]]
     mask = (np.arange(20).reshape(4, 5) % 3 > 0).astype(dtype) * dtype(1)
     x[mask == 0] = np.nan  # whatever stands there
-    made = tapped(tmp_path, x, TapSetting(features=6, rank=3, stride=stride, masked=True), mask=kind)
+    made = tapped(tmp_path, x, TapSetting(features=6, rank=3, stride=stride, masked="rows"), mask=kind)
     for offset in range(stride):
         chosen = mask.reshape(-1)[offset::stride].astype(bool)
         assert_sums(summed(made, {"x": x, "m": mask}, offset), rows_of(x + x)[offset::stride][chosen], NEAR["float"])
@@ -122,7 +122,7 @@ OPSETS = [7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 21, 22, 23]
 def test_every_opset_runs(opset: int, masked: bool, tmp_path: Path) -> None:
     x = numbers((4, 5, 6))
     stride = 1 if opset < OLDEST_STRIDED_OPSET else 2
-    setting = TapSetting(features=6, rank=3, stride=stride, masked=masked)
+    setting = TapSetting(features=6, rank=3, stride=stride, masked="rows" if masked else "")
     made = tapped(tmp_path, x, setting, opset=opset, mask="int64[b,t]" if masked else "")
     mask = (np.arange(20).reshape(4, 5) % 3 > 0).astype(np.int64)
     chosen = mask.reshape(-1)[1 % stride :: stride].astype(bool) if masked else slice(None)

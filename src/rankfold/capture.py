@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -16,14 +17,16 @@ from numpy.typing import NDArray
 
 from rankfold.errors import CalibrationDataError, ModelError
 from rankfold.measures import versions
+from rankfold.memory import runs_lean
 from rankfold.options import Options
 from rankfold.passes.fold import finite_weight
 from rankfold.passes.graph_index import onnx_opset
 from rankfold.passes.model_file import Model, input_specs, output_names
 from rankfold.passes.sites import Scan
-from rankfold.passes.taps import OLDEST_MASKED_OPSET, OLDEST_STRIDED_OPSET, TapSetting, tap
+from rankfold.passes.taps import OLDEST_MASKED_OPSET, OLDEST_STRIDED_OPSET, Masked, TapSetting, tap
 from rankfold.reading import data_fingerprint, open_reading
-from rankfold.runtime_calib.checkpoint import Run, checkpoint_folder
+from rankfold.runtime_calib.checkpoint import Run
+from rankfold.runtime_calib.checkpoint_folder import checkpoint_folder
 from rankfold.runtime_calib.collect import Seen, probe
 from rankfold.runtime_calib.feeds import DataLike, sample_count, spool_samples
 from rankfold.sweeps import Collection, collect_all, plan_sweeps
@@ -69,7 +72,7 @@ def capture(
     found = collect_all(collection, options)
     _put(held_out, spool)
     noted = {
-        "masked_activations": sum(setting.masked for setting in settings.values()),
+        "masked_activations": sum(bool(setting.masked) for setting in settings.values()),
         "sweeps": len(sweeps.groups),
         "prepacking": not collection.lean,
     }
@@ -97,27 +100,6 @@ def work_folder(options: Options) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="rankfold-", ignore_cleanup_errors=True) as temporary:
         yield Path(temporary)
-
-
-def runs_lean(model: Model, options: Options) -> bool:
-    """Tell whether a model is run without onnxruntime's own copies of its weights: where they exceed the memory."""
-    return model.size_bytes > options.memory_bytes
-
-
-def memory_notes(model: Model, calibration: Calibration, options: Options) -> tuple[str, ...]:
-    """Return what a reader of a report should know of how memory was kept within its bounds."""
-    notes, room = [], f"{options.memory_bytes:,} bytes of memory"
-    sweeps = calibration.settings.get("sweeps")
-    if isinstance(sweeps, int) and sweeps > 1:
-        notes.append(
-            f"the sums of all layers do not fit in {room}: they were collected in {sweeps} sweeps over the data"
-        )
-    if runs_lean(model, options):
-        notes.append(
-            f"the weights have more than {room}: both models were run without the prepacked copies that onnxruntime"
-            " makes of them, also when they were timed"
-        )
-    return tuple(notes)
 
 
 def _fingerprint(model: Model, data: DataLike, tapped: Tapped, options: Options) -> dict[str, str]:
@@ -188,7 +170,7 @@ def tap_settings(
         provider=options.provider,
         lean=runs_lean(model, options),
     )
-    padding = None if options.mask is None else feed[options.mask].size
+    padding = () if options.mask is None else feed[options.mask].shape
     calibration = None if samples is None else samples * (1 - options.holdout) / sample_count(feed)
     opset = onnx_opset(model.proto)
     return {
@@ -201,7 +183,9 @@ def _most(wanted: int | None, opset: int) -> int | None:
     return 1 if opset < OLDEST_STRIDED_OPSET else wanted
 
 
-def _setting(request: Request, seen: Seen, padding: int | None, units: float | None, stride: int | None) -> TapSetting:
+def _setting(
+    request: Request, seen: Seen, padding: tuple[int, ...], units: float | None, stride: int | None
+) -> TapSetting:
     values = _rows(request, seen.values)
     rows, features = values.shape
     if stride is None:
@@ -212,9 +196,25 @@ def _setting(request: Request, seen: Seen, padding: int | None, units: float | N
         rank=len(seen.shape),
         pilot=_pilot(values),
         stride=stride,
-        masked=padding is not None and rows == padding,
+        masked=_masked(request, seen.shape, padding),
         wide=seen.dtype == "float64",
     )
+
+
+def _masked(request: Request, shape: tuple[int, ...], padding: tuple[int, ...]) -> Masked:
+    """Return in which order a tensor's rows follow the mask, by its axes other than the features'.
+
+    Rows that were flattened to one axis are taken to be in the mask's order, and an axis of one between samples and
+    tokens changes nothing.
+    """
+    if not padding or request.block is not None:
+        return ""
+    feature = request.feature_axis % len(shape)
+    leading = tuple(extent for axis, extent in enumerate(shape) if axis != feature)
+    plain = tuple(extent for place, extent in enumerate(leading) if extent != 1 or place in (0, len(leading) - 1))
+    if padding in (leading, plain) or leading == (math.prod(padding),):
+        return "rows"
+    return "turned" if len(padding) == 2 and leading == padding[::-1] else ""
 
 
 def _rows(request: Request, values: NDArray[np.generic]) -> NDArray[np.generic]:

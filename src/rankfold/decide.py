@@ -52,7 +52,11 @@ def decide(
         tails[site.name] = held_out_tails(model, scan, site, basis, (calibration.moments, calibration.held_out))
         warnings.append(warning)
     if isinstance(budget, RankPlan):
-        plan = with_predictions(budget, spectra)
+        plan = replace(
+            with_predictions(budget, spectra),
+            fixed_parameters=scan.fixed_parameters,
+            fixed_dense_parameters=scan.fixed_dense_parameters,
+        )
     else:
         plan = make_plan(scan, site_curves(scan, spectra), budget, model_digest=model.digest)
     told = (*pattern_warnings(scan, options), *filter(None, warnings), *_data_warnings(calibration))

@@ -12,11 +12,12 @@ from pathlib import Path
 from rankfold import __version__
 from rankfold.calibration_file import load_calibration as load_calibration
 from rankfold.calibration_file import save_calibration as save_calibration
-from rankfold.capture import capture, runs_lean, work_folder
+from rankfold.capture import capture, work_folder
 from rankfold.decide import decide, pattern_warnings, site_spectra, whole_bases
 from rankfold.errors import PlanError
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
 from rankfold.measures import site_summaries
+from rankfold.memory import runs_lean
 from rankfold.opening import open_model, with_outputs
 from rankfold.options import Options as Options
 from rankfold.options import check_options, is_number
@@ -30,7 +31,7 @@ from rankfold.passes.spectrum import Spectrum
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
 from rankfold.proof import latencies
 from rankfold.reporting import report_on
-from rankfold.runtime_calib.checkpoint import check_outside
+from rankfold.runtime_calib.checkpoint_folder import check_outside
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import DataLike, batched, open_source
 from rankfold.runtime_calib.threads import limited_threads
@@ -111,8 +112,8 @@ def make_plan(
     missing = [site.name for site in scan.sites if not calibration.moments.keys() >= set(site.requests)]
     if missing:
         raise PlanError(
-            f"the calibration holds nothing for site {missing[0]!r}; use the --exclude patterns and the version it was"
-            " collected with, or collect it anew"
+            f"the calibration holds nothing for site {missing[0]!r}; use the --include and --exclude patterns and the"
+            " version it was collected with, or collect it anew"
         )
     spectra, _ = site_spectra(loaded, scan, calibration, options)
     return plan_for(scan, site_curves(scan, spectra), budget, model_digest=loaded.digest)

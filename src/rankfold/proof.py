@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rankfold.capture import runs_lean
 from rankfold.findings import Latency, SelfCheck
+from rankfold.memory import runs_lean
 from rankfold.options import Options
 from rankfold.passes.factors import factorise
 from rankfold.passes.fold import finite_weight, fold, full_rank
@@ -61,7 +61,7 @@ def self_check(
         assert made is not None  # there is a site
         write_referring(made, model, path)
         found = compare(
-            model.path,
+            model.given.path,
             path,
             [feed],
             outputs=options.outputs,
@@ -122,8 +122,8 @@ def first_batch(spool: Path) -> Feed:
 
 def _full_rank_bytes(site: Site) -> int:
     """Return what one site's full-rank fold takes: both factors in the file and in the session, and its basis."""
-    rank = min(site.in_features, site.out_features)
-    return site.blocks * rank * (2 * 4 * (site.in_features + site.out_features) + 8 * site.out_features)
+    rank, width = min(site.in_features, site.out_features), site.stored_dtype.itemsize
+    return site.blocks * rank * (2 * width * (site.in_features + site.out_features) + 8 * site.out_features)
 
 
 def _rounding(site: Site) -> float:

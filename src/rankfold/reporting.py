@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rankfold.capture import memory_notes, runs_lean
 from rankfold.decide import Decision, whole_bases
 from rankfold.findings import Report
 from rankfold.measures import sizes, versions
+from rankfold.memory import memory_notes, runs_lean
 from rankfold.opening import output_warnings
 from rankfold.options import Options
 from rankfold.passes.model_file import Model, load_model
