@@ -8,7 +8,7 @@ import numpy as np
 
 from rankfold.passes.fold import finite_weight
 from rankfold.passes.model_file import Model
-from rankfold.passes.side_moments import SideMoments, side_moments
+from rankfold.passes.side_moments import side_moments
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum, lost_energy, measured_tails, spectrum, stacked
@@ -55,13 +55,13 @@ def held_out_tails(
     return measured_tails(weight, basis, calibration, other)
 
 
-def rows_warning(site: Site, moments: SideMoments) -> str | None:
+def rows_warning(site: Site, rows: float) -> str | None:
     """Return what to tell a user whose data has fewer rows than features, or None."""
-    features = len(moments.second)
-    if moments.count >= features:
+    features = site.in_features if site.side == "input" else site.out_features
+    if rows >= features:
         return None
     return (
-        f"site {site.name!r}: {moments.count:.0f} calibration rows for {features} features; the second moment is"
+        f"site {site.name!r}: {rows:.0f} calibration rows for {features} features; the second moment is"
         f" rank-deficient and was damped; give at least {features} rows, better {20 * features}"
     )
 

@@ -13,7 +13,6 @@ from rankfold.options import Options
 from rankfold.passes.bases import held_out_tails, rows_warning, site_basis
 from rankfold.passes.model_file import Model
 from rankfold.passes.plan import make_plan, site_curves, with_predictions
-from rankfold.passes.side_moments import side_moments
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan, unmatched_patterns
 from rankfold.passes.spectrum import Spectrum
@@ -93,7 +92,7 @@ def _bases(
     with limited_threads():
         for site in options.progress(scan.sites, "bases", len(scan.sites)):
             basis = site_basis(model, scan, site, calibration.moments)
-            yield site, basis, rows_warning(site, side_moments(model, scan.index, site, calibration.moments))
+            yield site, basis, rows_warning(site, basis.rows)
 
 
 def _without_vectors(basis: Spectrum) -> Spectrum:
