@@ -16,7 +16,7 @@ from benchmarks.synthetic_transformer import INPUT, Shape, token_ids, write_tran
 from rankfold.errors import CalibrationDataError, OutputError
 from rankfold.pipeline import Options, calibrate, compress, save_calibration
 from rankfold.runtime_calib import checkpoint, collect
-from rankfold.runtime_calib.checkpoint_folder import checkpoint_folder, whole
+from rankfold.runtime_calib.checkpoint_folder import checkpoint_folder
 from rankfold.values import Calibration, Feed
 
 SHAPE = Shape(width=64, heads=2, layers=1, vocabulary=300)
@@ -221,17 +221,6 @@ def test_a_file_is_no_folder_for_a_checkpoint(tmp_path: Path) -> None:
         pass
 
 
-def test_a_half_written_file_does_not_appear(tmp_path: Path) -> None:
-    def write() -> None:
-        with whole(tmp_path / "sums.npz") as file:
-            file.write(b"half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write()
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(("cost", "expected"), [(0, [60, 120, 180]), (10, [60, 270])])
 def test_saving_takes_a_small_part_of_the_time(cost: int, expected: list[int], tmp_path: Path) -> None:
     path = tmp_path / "sums.npz"
@@ -287,12 +276,3 @@ def test_what_others_put_into_the_folder_stays(model: Path, tmp_path: Path) -> N
 
     calibrate(model, with_a_guest(), options=options_for(tmp_path))
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["guest.txt"]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
-def test_one_run_at_a_time_uses_a_checkpoint(tmp_path: Path) -> None:
-    with checkpoint_folder(tmp_path / "one"):
-        with pytest.raises(OutputError, match="another run uses this checkpoint"), checkpoint_folder(tmp_path / "one"):
-            pass
-        checkpoint.Run(tmp_path / "one", {}).begin()
-    assert not (tmp_path / "one").exists()
