@@ -57,9 +57,8 @@ def read_pairs(model: Model) -> tuple[FoldedPair, ...]:
     Raises:
         ModelError: The record is damaged.
     """
-    text = next((entry.value for entry in model.proto.metadata_props if entry.key == _PAIRS), "[]")
     try:
-        pairs = [FoldedPair(**entry) for entry in json.loads(text)]
+        pairs = pairs_of(model.proto)
     except (ValueError, TypeError) as error:
         raise ModelError(
             f"{model.path}: the metadata key {_PAIRS!r} is damaged ({error}); remove the key, and the factors will be"
@@ -67,6 +66,16 @@ def read_pairs(model: Model) -> tuple[FoldedPair, ...]:
         ) from error
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.proto.graph.initializer}
     return tuple(pair for pair in pairs if _is_there(pair, sizes))
+
+
+def pairs_of(proto: ModelProto) -> list[FoldedPair]:
+    """Return the pairs a model records.
+
+    Raises:
+        ValueError, TypeError: The record is damaged.
+    """
+    text = next((entry.value for entry in proto.metadata_props if entry.key == _PAIRS), "[]")
+    return [FoldedPair(**entry) for entry in json.loads(text)]
 
 
 def _is_there(pair: FoldedPair, sizes: dict[str, int]) -> bool:

@@ -22,7 +22,7 @@ from rankfold.runtime_calib.feed_files import data_files, json_feeds
 from rankfold.runtime_calib.feed_layout import Header, lay_out
 from rankfold.runtime_calib.npz_source import npz_source
 from rankfold.runtime_calib.npz_stream import TakeRows
-from rankfold.runtime_calib.split import hold_out
+from rankfold.runtime_calib.split import Parting, UnitWriter, hold_out
 from rankfold.runtime_calib.spool import SpoolWriter, is_spool, read_spool, spool_samples
 from rankfold.runtime_calib.units import Source, Unit, batched, sample_count
 from rankfold.values import Feed, InputSpec
@@ -30,9 +30,11 @@ from rankfold.values import Feed, InputSpec
 __all__ = [
     "DataLike",
     "DataReader",
+    "Parting",
     "Source",
     "SpoolWriter",
     "Unit",
+    "UnitWriter",
     "batched",
     "hold_out",
     "open_source",

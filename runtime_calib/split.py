@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Hashable, Iterable, Iterator
@@ -13,6 +14,10 @@ from rankfold.runtime_calib.units import Unit
 
 _FIRST_WINDOW = 2
 """The first window draws among its first two, so that any two units or groups give one on each side."""
+
+
+REPORTING_SHARE = 0.4
+"""Of the held-out samples, where something has to be chosen on some of them; the others only report."""
 
 
 class UnitWriter(Protocol):
@@ -42,6 +47,22 @@ def hold_out(units: Iterable[Unit], *, share: float, seed: int, spool: UnitWrite
     if not 0.0 < share < 1.0:
         raise CalibrationDataError(f"the held-out share is {share}; expected more than 0 and less than 1, such as 0.2")
     return _calibration_units(units, _draws(Fraction(repr(float(share))), seed), spool)
+
+
+class Parting:
+    """Takes held-out units and parts them: into those that choose, and those that decide nothing and only report.
+
+    Groups stay together. The first one reports, so that there is always something to report on.
+    """
+
+    def __init__(self, choosing: UnitWriter, reporting: UnitWriter, *, seed: int) -> None:
+        self._writers = (choosing, reporting)
+        self._draws = itertools.chain([True], _draws(Fraction(repr(REPORTING_SHARE)), seed))
+        self._sides: dict[Hashable, bool] = {}
+
+    def write(self, unit: Unit) -> None:
+        """Hand one unit on."""
+        self._writers[_side(unit, self._sides, self._draws)].write(unit)
 
 
 def _draws(share: Fraction, seed: int) -> Iterator[bool]:

@@ -39,7 +39,14 @@ LARGEST_STRIDE = 16
 
 
 def capture(
-    model: Model, scan: Scan, data: DataLike, spool: Path, *, work: Path, options: Options = Options()
+    model: Model,
+    scan: Scan,
+    data: DataLike,
+    spool: Path,
+    *,
+    work: Path,
+    options: Options = Options(),
+    choosing: Path | None = None,
 ) -> Calibration:
     """Sum the moments of the calibration samples and of the held-out ones.
 
@@ -50,6 +57,7 @@ def capture(
         spool: Where the held-out batches are written; the file stays.
         work: Folder for what does not fit in memory; moments may be mapped from its files. With a checkpoint, that.
         options: Batch size, share held out, seed, mask, stride, memory and provider.
+        choosing: Where to write those of the held-out batches that something is chosen on; None chooses nothing.
 
     Raises:
         ModelError: A weight holds NaN or infinity.
@@ -60,12 +68,13 @@ def capture(
         finite_weight(model, scan, site)
     held_out = work / "held_out.npz" if options.checkpoint else spool
     first, reading = open_reading(data, input_specs(model), held_out)
+    reading.choosing = choosing
     _check_mask(model, options.mask)
     settings = tap_settings(model, scan, first.feed, reading.source.count, options=options) if scan.sites else {}
     tapped = tap(model, settings, mask=options.mask)
-    run = Run(work, _fingerprint(model, data, tapped, options)) if options.checkpoint else None
+    run = Run(work, _fingerprint(model, data, tapped, options) | {"choosing": str(bool(choosing))}) if options.checkpoint else None
     reading.samples = run.begin() if run else None
-    sweeps = plan_sweeps(settings, options.memory_bytes, on_disk=run is not None)
+    sweeps = plan_sweeps(settings, options.memory_bytes, on_disk=run is not None, sides=2 + bool(choosing))
     if len(sweeps.groups) > 1 and reading.again is None:
         reading.kept = work / "calibration.npz"
     collection = Collection(tapped, sweeps, reading, work, run, runs_lean(model, options))
@@ -80,6 +89,7 @@ def capture(
         model_digest=model.digest,
         moments=found["calibration"],
         held_out=found["held_out"],
+        choosing=found["choosing"],
         samples=reading.samples or 0,
         held_out_samples=spool_samples(spool),
         row_strides={request: setting.stride for request, setting in settings.items()},

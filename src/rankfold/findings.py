@@ -143,6 +143,23 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A plan that was tried on held-out samples before one was chosen.
+
+    Attributes:
+        name: What made it.
+        kept: Share of the parameters of all foldable weights that it keeps.
+        loss: What the outputs lose, as the metric measures it.
+        chosen: Whether it is the one.
+    """
+
+    name: str
+    kept: float
+    loss: float
+    chosen: bool
+
+
+@dataclass(frozen=True)
 class SelfCheck:
     """Relative L2 between the model and itself folded at full rank: on held-out data, and on data never seen.
 
@@ -183,3 +200,4 @@ class Report:
     warnings: tuple[str, ...] = field(default=())
     inlined: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
+    tried: tuple[Tried, ...] = field(default=())

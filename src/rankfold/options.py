@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, SupportsIndex, TypeVar, get_args
+from typing import Literal, Protocol, SupportsIndex, TypeVar, get_args
 
 from rankfold.errors import OptionsError
+from rankfold.runtime_calib.distance import METRICS, Metric
 from rankfold.values import Provider
 
 Item = TypeVar("Item")
+Allocation = Literal["searched", "uniform"]
 
 DEFAULT_MEMORY_BYTES = 1 << 30
 
@@ -50,6 +52,13 @@ class Options:
             that onnxruntime makes of them. One layer's own arithmetic comes on top.
         checkpoint: Folder to keep a long calibration in, so that the same call goes on from there after a kill; it
             is removed at the end. None keeps nothing.
+        allocation: How `keep` and the targets share ranks among layers: `searched` tries plans on held-out samples,
+            `uniform` gives all layers the same ratio and runs nothing.
+        metric: How outputs are judged while searching: `auto` (KL where an output looks like logits, else relative
+            L2), `relative_l2`, `kl`, `cosine`, or a function of the original's output and the candidate's, (samples,
+            ...) each, that gives a loss per sample.
+        weights: Output name to its weight in that judgement; those it leaves out weigh 1, and 0 leaves one out.
+        forwards: Samples that a search runs per layer at most.
         held_out_to: Where to keep the held-out batches; None drops them.
         progress: Watches the long loops.
     """
@@ -66,6 +75,10 @@ class Options:
     latency_rounds: int = 20
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     checkpoint: Path | None = None
+    allocation: Allocation = "searched"
+    metric: Metric = "auto"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    forwards: int = 100
     held_out_to: Path | None = None
     progress: Progress = silent
 
@@ -76,7 +89,7 @@ def check_options(options: Options) -> None:
     Raises:
         OptionsError: One makes no sense.
     """
-    for name, least in (("batch_size", 1), ("seed", 0), ("latency_rounds", 0), ("row_stride", 1)):
+    for name, least in (("batch_size", 1), ("seed", 0), ("latency_rounds", 0), ("forwards", 1), ("row_stride", 1)):
         value = getattr(options, name)
         if not (name == "row_stride" and value is None) and not _is_count(value, least):
             raise _senseless(name, value, f"a whole number from {least} on")
@@ -88,6 +101,12 @@ def check_options(options: Options) -> None:
         value = getattr(options, name)
         if not isinstance(value, tuple | list) or not all(isinstance(part, str) for part in value):
             raise _senseless(name, value, "a tuple of texts, such as ('fc1',)")
+    if options.allocation not in get_args(Allocation):
+        raise _senseless("allocation", options.allocation, " or ".join(map(repr, get_args(Allocation))))
+    if not callable(options.metric) and options.metric not in METRICS:
+        raise _senseless("metric", options.metric, f"{', '.join(map(repr, METRICS))} or a function")
+    if not all(is_number(weight) and weight >= 0 for weight in options.weights.values()):
+        raise _senseless("weights", options.weights, "output names with numbers of 0 or more")
     if options.mask is not None and not isinstance(options.mask, str):
         raise _senseless("mask", options.mask, "the name of a model input")
     if options.held_out_to is not None and not isinstance(options.held_out_to, Path):

@@ -155,8 +155,9 @@ def compress(  # the public way in: one budget of three, and where the result go
         check_plan(budget, scan, model_digest=loaded.digest)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads(), work_folder(options) as work:
         spool = options.held_out_to or Path(folder) / "held_out.npz"
-        calibration = capture(loaded, scan, data, spool, work=work, options=options)
-        decision = decide(loaded, scan, calibration, budget, options)
+        choosing = work / "choosing.npz" if searches(budget, options) else None
+        calibration = capture(loaded, scan, data, spool, work=work, options=options, choosing=choosing)
+        decision = decide(loaded, scan, calibration, budget, options, choosing=choosing)
         del calibration  # the decision has what is still needed of it
         whole = whole_bases(loaded, scan, decision)
         with staged(path) as place:
@@ -194,6 +195,11 @@ def bench(base: PathLike, candidate: PathLike, data: DataLike, *, options: Optio
     first, second = load_model(base), load_model(candidate)
     feed = next(batched(open_source(data, input_specs(first)).units, options.batch_size))
     return latencies(first, second.path, feed, lean=runs_lean(first, options), options=options)
+
+
+def searches(budget: Keep | Energy | RankPlan, options: Options) -> bool:
+    """Tell whether a budget is met by trying plans on held-out samples."""
+    return isinstance(budget, Keep) and options.allocation == "searched"
 
 
 def _budget(keep: float | None, energy: float | None, plan: RankPlan | None) -> Keep | Energy | RankPlan:

@@ -15,9 +15,11 @@ from rankfold.options import Options
 from rankfold.runtime_calib.feed_files import data_files
 from rankfold.runtime_calib.feeds import (
     DataLike,
+    Parting,
     Source,
     SpoolWriter,
     Unit,
+    UnitWriter,
     batched,
     hold_out,
     open_source,
@@ -38,6 +40,7 @@ class Reading:
         units: Its units, the first one included.
         again: Opens the data once more; None where it can be read once only.
         held_out: Where the held-out batches go when the data is read first.
+        choosing: Where those of them go that something is chosen on; None where all only report.
         kept: Where the calibration batches go as well, for further sweeps; None where they are not needed.
         samples: Samples that decide; None until all data was read.
     """
@@ -47,6 +50,7 @@ class Reading:
     again: Callable[[], Iterable[Unit]] | None
     held_out: Path
     kept: Path | None
+    choosing: Path | None = None
     samples: int | None = None
 
     def batches(self, options: Options) -> Iterator[Feed]:
@@ -66,10 +70,14 @@ class Reading:
         with ExitStack() as stack:
             held_out = stack.enter_context(SpoolWriter(self.held_out, options.batch_size))
             kept = stack.enter_context(SpoolWriter(self.kept, options.batch_size)) if self.kept else _Nowhere()
+            aside: UnitWriter = held_out
+            if self.choosing:
+                choosing = stack.enter_context(SpoolWriter(self.choosing, options.batch_size))
+                aside = Parting(choosing, held_out, seed=options.seed)
 
             def seen() -> Iterator[Unit]:
                 nonlocal samples
-                for unit in hold_out(self.units, share=options.holdout, seed=options.seed, spool=held_out):
+                for unit in hold_out(self.units, share=options.holdout, seed=options.seed, spool=aside):
                     samples += sample_count(unit.feed)
                     kept.write(unit)
                     yield unit

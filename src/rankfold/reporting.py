@@ -48,6 +48,7 @@ def report_on(model: Model, scan: Scan, decision: Decision, places: tuple[Path, 
         skipped=scan.skipped,
         warnings=(*decision.warnings, *output_warnings(model)),
         inlined=model.inlined if plan.folded else (),
+        tried=decision.tried,
         notes=memory_notes(model, calibration, options),
     )
 

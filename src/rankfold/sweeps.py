@@ -19,8 +19,8 @@ from rankfold.runtime_calib.moment_files import are_stored, mapped_moments, stor
 from rankfold.values import Feed, Moments, Request, Tapped
 
 _SUM_BYTES = 8  # sums over batches are float64
-_SIDES = ("calibration", "held_out")
-_SHOWN = {"calibration": "calibrating", "held_out": "held-out rows"}
+_SIDES = ("calibration", "held_out", "choosing")  # a number for each, by which the rows of strides are drawn
+_SHOWN = {"calibration": "calibrating", "held_out": "held-out rows", "choosing": "choosing rows"}
 
 Group = tuple[Request, ...]
 Sides = dict[str, dict[Request, Moments]]
@@ -60,19 +60,20 @@ class Collection:
     lean: bool
 
 
-def plan_sweeps(settings: Mapping[Request, TapSetting], memory_bytes: int, *, on_disk: bool) -> Sweeps:
+def plan_sweeps(settings: Mapping[Request, TapSetting], memory_bytes: int, *, on_disk: bool, sides: int = 2) -> Sweeps:
     """Return as few sweeps as keep what is summed at a time within the memory; one tensor is the least.
 
     Args:
         settings: The requests, in graph order.
         memory_bytes: For running sums, the batch's own sums, and finished moments that are not put on disk.
         on_disk: Put finished moments on disk also where they would fit.
+        sides: Parts of the data that are summed by themselves.
     """
     squares = {request: setting.features**2 for request, setting in settings.items()}
     of_batch = {request: _batch_bytes(setting) * squares[request] for request, setting in settings.items()}
     running = {request: of_batch[request] + _SUM_BYTES * squares[request] for request in settings}
-    both_sides = len(_SIDES) * _SUM_BYTES * sum(squares.values())
-    on_disk = on_disk or both_sides + sum(of_batch.values()) > memory_bytes
+    finished = sides * _SUM_BYTES * sum(squares.values())
+    on_disk = on_disk or finished + sum(of_batch.values()) > memory_bytes
     groups: list[list[Request]] = [[]]
     used = 0
     for request, needed in running.items():
@@ -85,7 +86,7 @@ def plan_sweeps(settings: Mapping[Request, TapSetting], memory_bytes: int, *, on
 
 
 def collect_all(collection: Collection, options: Options) -> Sides:
-    """Return the moments of the calibration samples and of the held-out ones."""
+    """Return the moments of the calibration samples, of the held-out ones, and of those that something is chosen on."""
     found: Sides = {side: {} for side in _SIDES}
     for number in range(len(collection.sweeps.groups)):
         for side, moments in _sweep(collection, number, options):
@@ -97,6 +98,8 @@ def _sweep(collection: Collection, number: int, options: Options) -> Iterator[tu
     """Yield each side's moments; what an earlier call finished is not collected again."""
     collector = None
     for side in _SIDES:
+        if side == "choosing" and not _has_choosing(collection):
+            continue
         if _is_done(collection, number, side):
             names = _names(collection, number, side)
             yield side, {request: mapped_moments(collection.work, name) for request, name in names}
@@ -131,13 +134,25 @@ def _summed(
 
 
 def _batches(collection: Collection, side: str, options: Options) -> Generator[Feed, None, None]:
-    if side == "held_out":
-        yield from read_spool(collection.reading.held_out)
+    if side != "calibration":
+        yield from read_spool(_aside(collection, side))
         return
     first = collection.reading.samples is None
     yield from collection.reading.batches(options)
     if first and collection.run and collection.reading.samples is not None:
         collection.run.note_samples(collection.reading.samples)
+
+
+def _aside(collection: Collection, side: str) -> Path:
+    """Return where the batches of one part of the held-out data lie."""
+    if side == "held_out":
+        return collection.reading.held_out
+    assert collection.reading.choosing is not None  # the caller asked
+    return collection.reading.choosing
+
+
+def _has_choosing(collection: Collection) -> bool:
+    return collection.reading.choosing is not None and spool_samples(collection.reading.choosing) > 0
 
 
 def _names(collection: Collection, number: int, side: str) -> Iterator[tuple[Request, str]]:
@@ -159,8 +174,8 @@ def _shown(collection: Collection, number: int, side: str) -> str:
 
 
 def _total(collection: Collection, side: str, options: Options) -> int | None:
-    if side == "held_out":
-        return math.ceil(spool_samples(collection.reading.held_out) / options.batch_size)
+    if side != "calibration":
+        return math.ceil(spool_samples(_aside(collection, side)) / options.batch_size)
     source = collection.reading.source
     if source.count is None:
         return None

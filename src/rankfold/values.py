@@ -6,7 +6,7 @@ One matrix convention: a linear site computes `y = x @ W + b` over rows `x`, wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -155,7 +155,8 @@ class Calibration:
     Attributes:
         model_digest: sha256 of the model it was collected on.
         moments: Sums over the calibration rows.
-        held_out: Sums over the held-out rows.
+        held_out: Sums over the held-out rows that decide nothing.
+        choosing: Sums over the held-out rows that something is chosen on; empty where nothing is.
         samples, held_out_samples: Samples seen of each.
         row_strides: Every how many rows one was summed, per request.
         settings: Batch size, seed and the like, for the report.
@@ -168,6 +169,7 @@ class Calibration:
     held_out_samples: int
     row_strides: dict[Request, int]
     settings: dict[str, str | int | float | bool | None]
+    choosing: dict[Request, Moments] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
