@@ -72,6 +72,7 @@ def site_outcomes(
                 rows=int(basis.rows),
                 centred=basis.centred,
                 blocks=site.blocks,
+                form=line.form,
             )
         )
     return tuple(outcomes)
