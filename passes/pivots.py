@@ -24,8 +24,10 @@ from rankfold.values import FloatArray
 OLDEST_OPSET = 11  # before it Concat, Split and Gather take no axis counted from the end
 _OPERATORS = frozenset({"MatMul", "Gemm", "Conv"})
 _TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})  # the other features' factors may be too large for less
-LARGEST_GROWTH = 100.0
-"""How much the pivots may amplify rounding before others are sought: see `Pivots.growth`."""
+LARGEST_GROWTH = 1e-4 * 2**24
+"""What the first or the last features may amplify rounding by before others are sought: float32's, half a step of
+2^-23, may grow to 1e-4 of the output. On the activations of two ViTs the error was at most 0.95 · 2^-24 · growth, and
+at the median 4e-7 to 6e-6; folds lose 1e-2 and more."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ def pivot_side(index: GraphIndex, site: Site, *, opset: int) -> Side | None:
 
 
 def choose_pivots(weight: FloatArray, kept: FloatArray, side: Side) -> Pivots:
-    """Return the first features as pivots, or the last, or, where both amplify too much, those of a pivoted QR.
+    """Return the first or the last features as pivots, or, where both amplify too much, those of a pivoted QR.
+
+    The first and the last need no index in the graph; a Gather along the features takes longer than a whole product.
 
     Args:
         weight: `W`, (in, out) float64.
@@ -90,11 +94,10 @@ def choose_pivots(weight: FloatArray, kept: FloatArray, side: Side) -> Pivots:
     """
     carriers = kept if side == "output" else orthonormal(weight @ kept)
     features, rank = carriers.shape
-    for start in (0, features - rank):
-        chosen = np.arange(start, start + rank)
-        growth = _growth(carriers[chosen])
-        if growth <= LARGEST_GROWTH:
-            return _pivots(side, chosen, features, growth)
+    ends = (np.arange(rank), np.arange(features - rank, features))
+    growth, end = min((_growth(carriers[chosen]), end) for end, chosen in enumerate(ends))
+    if growth <= LARGEST_GROWTH:
+        return _pivots(side, ends[end], features, growth)
     _, order = linalg.qr(carriers.T, mode="r", pivoting=True)
     chosen = np.sort(order[:rank])
     return _pivots(side, chosen, features, _growth(carriers[chosen]))

@@ -97,11 +97,13 @@ def _quality(report: Report) -> Iterator[str]:
     yield from _table(head, map(_output_row, report.discrepancy.outputs))
     if check := report.self_check:
         verdict = "within" if check.largest <= check.tolerance else "**outside**"
-        pivoted = "" if check.pivoted is None else f", pivoted factors {check.pivoted:.2g} from the matrix they store"
+        unseen = f"{check.unseen:.2g} on data never seen"
+        if check.pivoted is not None:
+            unseen += f", pivoted factors {check.pivoted:.2g} from the matrix they stand for"
         yield ""
         yield (
             f"Self-check, the model folded at full rank against itself: relative L2 {check.held_out:.2g} on held-out"
-            f" data and {check.unseen:.2g} on data never seen{pivoted}, {verdict} the tolerance of {check.tolerance:.2g};"
+            f" data and {unseen}, {verdict} the tolerance of {check.tolerance:.2g};"
             f" {check.checked} of {check.folded} sites were checked."
         )
 

@@ -129,7 +129,11 @@ def _node_reasons(region: Region, old: NodeProto) -> Iterator[str]:
         if node.op_type not in _PRODUCTS.get(old.op_type, {old.op_type}) or node.domain not in ("", old.domain):
             yield f"{node.op_type} of domain {node.domain!r} in the place of {old.op_type} of {old.domain!r}"
     beside = tuple(sorted(node.op_type for node in added))
-    if beside not in _BESIDE.get(region.pair.form, set()) or any(node.domain for node in added):
+    allowed = _BESIDE.get(region.pair.form, set())
+    for node in added:
+        if node.domain or not any(node.op_type in kinds for kinds in allowed):
+            yield f"an additional {node.op_type} node"
+    if beside not in allowed:
         yield f"{list(beside)} beside the products of a fold of the form {region.pair.form!r}"
     for node in region.nodes:
         stem = node.name.rpartition("/")[0]
