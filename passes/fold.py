@@ -1,4 +1,4 @@
-"""Rewriting a model by a rank plan: each planned site's node becomes two, and nothing else changes."""
+"""Rewriting a model by a rank plan: each planned site's node becomes a pair of products, or the pivoted form of one."""
 
 from __future__ import annotations
 
@@ -139,7 +139,6 @@ class _Job:
 
     def choose_pivots(self, site: Site) -> Pivots:
         """Return the pivots of a site at its rank."""
-        assert site.pivots is not None  # the plan was checked
         kept = self.basis(site).vectors[:, : self.ranks[site.name]]
         return choose_pivots(finite_weight(self.model, self.scan, site), kept, site.pivots)
 

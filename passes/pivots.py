@@ -8,6 +8,7 @@ Cannistraci 2025, arXiv 2501.19090). The input's features serve as well: then th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,8 +62,10 @@ class Pivots:
         return np.argsort(np.concatenate([self.chosen, self.others]))
 
 
-def pivot_side(index: GraphIndex, site: Site, *, opset: int) -> Side | None:
-    """Return the side whose features may be a site's pivots, the narrower where both may; None where neither.
+def pivot_sides(index: GraphIndex, site: Site, *, opset: int) -> tuple[Side, ...]:
+    """Return the sides whose features may be a site's pivots, the narrower first: less is copied there.
+
+    Where both are as wide it is the input, whose Split and Add take less time than a Concat.
 
     Left out are stacks, weights on the left, the runtime's fused products, and types narrower than float32. A Gemm
     that transposes its activation has its input's features on the rows, where no Split serves the product; one whose
@@ -72,40 +75,49 @@ def pivot_side(index: GraphIndex, site: Site, *, opset: int) -> Side | None:
     plain = all(node.op_type in _OPERATORS for node in nodes) and not any(use.weight_operand == 0 for use in site.uses)
     stored = site.weight.stored_type == site.weight.onnx_type and site.weight.onnx_type in _TYPES
     if opset < OLDEST_OPSET or site.stack or not plain or not stored:
-        return None
-    possible: list[Side] = []
-    if not any(use.centred == "never" for use in site.uses):
-        possible.append("output")
-    if site.kernel is None and not any(attribute(node, "transA", 0) for node in nodes):
-        possible.append("input")
-    narrower: Side = "output" if site.out_features <= site.in_features else "input"
-    return narrower if narrower in possible else next(iter(possible), None)
+        return ()
+    output = not any(use.centred == "never" for use in site.uses)
+    turned = any(attribute(node, "transA", 0) for node in nodes)
+    sides: tuple[Side, ...] = ("output",) if output else ()
+    if site.kernel is not None or turned:
+        return sides
+    return (*sides, "input") if site.out_features < site.in_features else ("input", *sides)
 
 
-def choose_pivots(weight: FloatArray, kept: FloatArray, side: Side) -> Pivots:
-    """Return the first or the last features as pivots, or, where both amplify too much, those of a pivoted QR.
+def choose_pivots(weight: FloatArray, kept: FloatArray, sides: Sequence[Side]) -> Pivots:
+    """Return the first or the last features of a side as pivots, or those of a pivoted QR where all amplify too much.
 
     The first and the last need no index in the graph; a Gather along the features takes longer than a whole product.
+    Of a self-supervised ViT-S, where query and key have heads of low rank, both ends of the narrower side amplified
+    too much at 19 of 288 ranks, and an end of the other side served at all of these.
 
     Args:
         weight: `W`, (in, out) float64.
         kept: The directions that are kept, orthonormal columns (out, rank).
-        side: Whose features to choose from.
+        sides: Whose features to choose from, the preferred first; at least one.
     """
-    carriers = kept if side == "output" else orthonormal(weight @ kept)
+    for side in sides:
+        carriers = _carriers(weight, kept, side)
+        features, rank = carriers.shape
+        ends = (np.arange(rank), np.arange(features - rank, features))
+        growth, end = min((_growth(carriers[chosen]), end) for end, chosen in enumerate(ends))
+        if growth <= LARGEST_GROWTH:
+            return _pivots(side, ends[end], features, growth)
+    carriers = _carriers(weight, kept, sides[0])
     features, rank = carriers.shape
-    ends = (np.arange(rank), np.arange(features - rank, features))
-    growth, end = min((_growth(carriers[chosen]), end) for end, chosen in enumerate(ends))
-    if growth <= LARGEST_GROWTH:
-        return _pivots(side, ends[end], features, growth)
     _, order = linalg.qr(carriers.T, mode="r", pivoting=True)
     chosen = np.sort(order[:rank])
-    return _pivots(side, chosen, features, _growth(carriers[chosen]))
+    return _pivots(sides[0], chosen, features, _growth(carriers[chosen]))
 
 
 def orthonormal(matrix: FloatArray) -> FloatArray:
     """Return orthonormal columns that span those of a matrix; where these are dependent, more than that."""
     return np.asarray(linalg.qr(matrix, mode="economic")[0])
+
+
+def _carriers(weight: FloatArray, kept: FloatArray, side: Side) -> FloatArray:
+    """Return one row per feature of a side, (features, rank), orthonormal columns: pivots are independent rows."""
+    return kept if side == "output" else orthonormal(weight @ kept)
 
 
 def _pivots(side: Side, chosen: NDArray[np.int64], features: int, growth: float) -> Pivots:

@@ -25,7 +25,7 @@ def site_curves(scan: Scan, spectra: Mapping[str, Spectrum]) -> tuple[Curve, ...
                 sizes,
                 lambda rank, t=tails: float(t[rank]),  # type: ignore[misc]
                 blocks=site.blocks,
-                pivots=site.pivots is not None,
+                pivots=bool(site.pivots),
             )
         )
     return tuple(curves)
@@ -79,7 +79,7 @@ def check_plan(plan: RankPlan, scan: Scan, *, model_digest: str) -> None:
             f"the plan has {len(planned)} sites and the model {len(found)}; the first that differs is {odd[0]!r} of"
             f" shape {odd[1][:2]}; use the --include and --exclude patterns the plan was made with"
         )
-    pivots = {site.name for site in scan.sites if site.pivots is not None}
+    pivots = {site.name for site in scan.sites if site.pivots}
     for line in plan.sites:
         if line.form == "pivoted" and line.site not in pivots:
             raise PlanError(f"site {line.site!r} is pivoted in the plan, which it cannot be; expected the form 'pair'")

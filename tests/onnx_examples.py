@@ -117,7 +117,7 @@ def plan_of(model: Model, scan: Scan, rank: int | None, *, pivoted: bool = False
             rank or min(s.in_features, s.out_features),
             0.0,
             s.blocks,
-            "pivoted" if pivoted and s.pivots is not None else "pair",
+            "pivoted" if pivoted and s.pivots else "pair",
         )
         for s in scan.sites
     )

@@ -158,7 +158,6 @@ class _RandomRows:
 
     def pivoted(self, site: Site, basis: Spectrum, rank: int) -> float:
         """Return how far the pivoted form is from `W V_r V_rᵀ`, over what its pivots amplify a rounding by."""
-        assert site.pivots is not None  # the plan was checked
         weight = finite_weight(self.model, self.scan, site)
         kept = basis.vectors[:, :rank]
         pivots = choose_pivots(weight, kept, site.pivots)
