@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -52,11 +52,10 @@ def fold(
     ranks = {line.site: line.rank for line in plan.folded if line.rank is not None}
     if not ranks:
         return None
-    job = _Job(model, scan, ranks, spectra, whole, {})
+    job = _Job(model, scan, ranks, spectra, whole)
     pivoted = {line.site for line in plan.folded if line.form == "pivoted"}
-    for site in job.sites:  # before anything is written: the nodes depend on where a site's pivots lie
-        if site.name in pivoted:
-            job.pivots[site.name] = job.choose_pivots(site)
+    # Before anything is written: the nodes depend on where a site's pivots lie.
+    job = replace(job, pivots={site.name: job.choose_pivots(site) for site in job.sites if site.name in pivoted})
     view = open_view(model.proto)
     made: dict[str, gs.Constant] = {}
     pairs = list(scan.pairs)
@@ -110,7 +109,7 @@ class _Job:
     ranks: Mapping[str, int]
     spectra: Mapping[str, Spectrum]
     whole: Callable[[Site], Spectrum] | None
-    pivots: dict[str, Pivots]
+    pivots: Mapping[str, Pivots] = field(default_factory=dict)
 
     @property
     def sites(self) -> Iterator[Site]:

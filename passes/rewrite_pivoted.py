@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 from onnx import helper
 
 from rankfold.passes.pivots import Pivots
@@ -139,8 +138,7 @@ def _sizes(pivots: Pivots) -> list[int]:
 
 
 def _variable(view: View, site: Site, name: str) -> gs.Variable:
-    dtype: NDArray[np.generic] = helper.tensor_dtype_to_np_dtype(site.weight.onnx_type)
-    return gs.Variable(view.fresh(name), dtype=dtype)
+    return gs.Variable(view.fresh(name), dtype=helper.tensor_dtype_to_np_dtype(site.weight.onnx_type))
 
 
 def _node(view: View, op: str, name: str, inputs: list[gs.Tensor]) -> gs.Node:
