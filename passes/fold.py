@@ -1,9 +1,9 @@
-"""Rewriting a model by a rank plan: each planned site's node becomes two, and nothing else changes."""
+"""Rewriting a model by a rank plan: each planned site's node becomes a pair of products, or the pivoted form of one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,9 +15,11 @@ from rankfold.passes.factors import Factors, factorise
 from rankfold.passes.layout import as_read, laid_out
 from rankfold.passes.metadata import FoldedPair, record_pairs
 from rankfold.passes.model_file import Model
+from rankfold.passes.pivots import Pivots, choose_pivots
 from rankfold.passes.plan_file import plan_digest
 from rankfold.passes.rewrite import Replacement, View, open_view, read_own_part, replace_node, widened
-from rankfold.passes.site import Site, read_bias, read_weight
+from rankfold.passes.rewrite_pivoted import PivotedReplacement, mark_constants, replace_by_pivots
+from rankfold.passes.site import Site, Use, read_bias, read_weight
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
 from rankfold.values import FloatArray, RankPlan
@@ -47,10 +49,13 @@ def fold(
     Raises:
         ModelError: A weight to be folded holds NaN or infinity.
     """
-    ranks = {line.site: line.rank for line in plan.folded}
-    if not any(ranks.values()):
+    ranks = {line.site: line.rank for line in plan.folded if line.rank is not None}
+    if not ranks:
         return None
-    job = _Job(model, scan, {name: rank for name, rank in ranks.items() if rank is not None}, spectra, whole)
+    job = _Job(model, scan, ranks, spectra, whole)
+    pivoted = {line.site for line in plan.folded if line.form == "pivoted"}
+    # Before anything is written: the nodes depend on where a site's pivots lie.
+    job = replace(job, pivots={site.name: job.choose_pivots(site) for site in job.sites if site.name in pivoted})
     view = open_view(model.proto)
     made: dict[str, gs.Constant] = {}
     pairs = list(scan.pairs)
@@ -71,8 +76,11 @@ def fold(
 
 
 def full_rank(plan: RankPlan) -> RankPlan:
-    """Return the plan that folds every site without loss, for checking the rewriting itself."""
-    lines = (replace(line, rank=min(line.in_features, line.out_features), predicted_error=0.0) for line in plan.sites)
+    """Return the plan that folds every site without loss, as pairs, for checking the rewriting itself."""
+    lines = (
+        replace(line, rank=min(line.in_features, line.out_features), predicted_error=0.0, form="pair")
+        for line in plan.sites
+    )
     return replace(plan, sites=tuple(lines), made_by="full rank")
 
 
@@ -101,6 +109,7 @@ class _Job:
     ranks: Mapping[str, int]
     spectra: Mapping[str, Spectrum]
     whole: Callable[[Site], Spectrum] | None
+    pivots: Mapping[str, Pivots] = field(default_factory=dict)
 
     @property
     def sites(self) -> Iterator[Site]:
@@ -110,16 +119,27 @@ class _Job:
     def outline(self, site: Site) -> Factors:
         """Return factors of the right shapes that hold nothing and take no memory."""
         rank, leading = self.ranks[site.name], (site.blocks,) if site.blocks > 1 else ()
-        down = np.zeros((*leading, site.in_features, rank), site.stored_dtype)
-        up = np.zeros((*leading, rank, site.out_features), site.stored_dtype)
+        pivots = self.pivots.get(site.name)
+        fan_in = site.in_features - (rank if pivots and pivots.side == "input" else 0)
+        fan_out = site.out_features - (rank if pivots and pivots.side == "output" else 0)
+        down = np.zeros((*leading, fan_in, rank), site.stored_dtype)
+        up = np.zeros((*leading, rank, fan_out), site.stored_dtype)
         shifts = (np.zeros(site.out_features),) * len(site.uses) if self.spectra[site.name].centred else None
-        return Factors(down, up, shifts)
+        return Factors(down, up, shifts, pivots)
 
     def factors(self, site: Site) -> Factors:
         """Return the factors themselves."""
-        basis = self.spectra[site.name] if self.whole is None else self.whole(site)
-        weight = finite_weight(self.model, self.scan, site)
-        return factorise(weight, basis, self.ranks[site.name], dtype=site.stored_dtype)
+        weight, rank = finite_weight(self.model, self.scan, site), self.ranks[site.name]
+        return factorise(weight, self.basis(site), rank, dtype=site.stored_dtype, pivots=self.pivots.get(site.name))
+
+    def basis(self, site: Site) -> Spectrum:
+        """Return a site's basis with its vectors."""
+        return self.spectra[site.name] if self.whole is None else self.whole(site)
+
+    def choose_pivots(self, site: Site) -> Pivots:
+        """Return the pivots of a site at its rank."""
+        kept = self.basis(site).vectors[:, : self.ranks[site.name]]
+        return choose_pivots(finite_weight(self.model, self.scan, site), kept, site.pivots)
 
     def fold_site(self, view: View, site: Site, factors: Factors) -> tuple[FoldedPair, list[gs.Constant]]:
         """Fold one site in a view; return what to record of it and the constants it brought."""
@@ -175,11 +195,19 @@ def _fold_site(view: View, model: Model, scan: Scan, site: Site, factors: Factor
     names = (f"{site.name}/down", f"{site.name}/up")
     down, up = (view.constant(name, array) for name, array in zip(names, arrays, strict=True))
     read = widened(view, site, down), widened(view, site, up)
+    marks = () if factors.pivots is None else mark_constants(view, site.name, factors.pivots)
     for number, use in enumerate(site.uses):
         bias = None
         if factors.shifts is not None:
             bias = read_bias(model, scan.index, site, use) + factors.shifts[number] * use.scale
-        replace_node(view, site, use, Replacement(scan.index.names[use.node], *read, bias))
+        new = Replacement(scan.index.names[use.node], *read, bias)
+        if factors.pivots is None:
+            replace_node(view, site, use, new)
+            continue
+        parts = None
+        if _adds_to_parts(scan, use, factors.pivots) and (bias is not None or use.bias is not None):
+            parts = factors.parted(read_bias(model, scan.index, site, use) if bias is None else bias)
+        replace_by_pivots(view, site, use, PivotedReplacement(new, factors.pivots, marks, parts))
     return FoldedPair(
         site.name,
         down.name,
@@ -190,4 +218,10 @@ def _fold_site(view: View, model: Model, scan: Scan, site: Site, factors: Factor
         blocks=site.blocks,
         op_type=site.op_type,
         weight=site.weight.root,
+        form="pair" if factors.pivots is None else "pivoted",
     )
+
+
+def _adds_to_parts(scan: Scan, use: Use, pivots: Pivots) -> bool:
+    """Return whether the products themselves add a bias, each to its part of the output."""
+    return pivots.side == "output" and scan.index.nodes[use.node].op_type in ("Gemm", "Conv")

@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
 from onnx import ModelProto
 
 from rankfold.errors import ModelError
 from rankfold.passes.model_file import Model
+from rankfold.values import Form, folded_parameters
 
 PREFIX = "rankfold."
 _PAIRS = PREFIX + "pairs"
@@ -28,6 +30,7 @@ class FoldedPair:
         in_features, out_features, rank: Sizes of the original and of the fold.
         blocks: How many matrices of that shape are stacked.
         op_type, weight: The node's operator and the weight's name, by which it may be included or not.
+        form: How the matrix of that rank is stored; what was recorded before there was a choice is a pair.
     """
 
     site: str
@@ -39,11 +42,12 @@ class FoldedPair:
     blocks: int = 1
     op_type: str = ""
     weight: str = ""
+    form: Form = "pair"
 
     @property
     def parameters(self) -> int:
         """Return the elements of both factors."""
-        return self.blocks * self.rank * (self.in_features + self.out_features)
+        return self.blocks * folded_parameters(self.in_features, self.out_features, self.rank, self.form)
 
     @property
     def dense_parameters(self) -> int:
@@ -68,6 +72,7 @@ def read_pairs(model: Model) -> tuple[FoldedPair, ...]:
     return tuple(pair for pair in pairs if _is_there(pair, sizes))
 
 
+<<<<<<< HEAD
 def pairs_of(proto: ModelProto) -> list[FoldedPair]:
     """Return the pairs a model records.
 
@@ -75,12 +80,23 @@ def pairs_of(proto: ModelProto) -> list[FoldedPair]:
         ValueError, TypeError: The record is damaged.
     """
     text = next((entry.value for entry in proto.metadata_props if entry.key == _PAIRS), "[]")
-    return [FoldedPair(**entry) for entry in json.loads(text)]
+    return [_pair(entry) for entry in json.loads(text)]
+=======
+def _pair(entry: dict[str, Any]) -> FoldedPair:
+    pair = FoldedPair(**entry)
+    if pair.form not in get_args(Form):
+        raise ValueError(f"form {pair.form!r} of {pair.site!r}")
+    return pair
+>>>>>>> pivot
 
 
 def _is_there(pair: FoldedPair, sizes: dict[str, int]) -> bool:
-    each = pair.blocks * pair.rank
-    return sizes.get(pair.down) == each * pair.in_features and sizes.get(pair.up) == each * pair.out_features
+    each, fan_in, fan_out = pair.blocks * pair.rank, pair.in_features, pair.out_features
+    if pair.form == "pair":
+        expected = {(each * fan_in, each * fan_out)}
+    else:  # pivots among the outputs, or among the inputs
+        expected = {(each * fan_in, each * (fan_out - pair.rank)), (each * (fan_in - pair.rank), each * fan_out)}
+    return (sizes.get(pair.down), sizes.get(pair.up)) in expected
 
 
 def record_pairs(proto: ModelProto, pairs: Iterable[FoldedPair], *, version: str, plan_digest: str) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from rankfold.errors import PlanError
 from rankfold.passes.allocate import Choice, Curve, allocate, parameter_curve, within_error
-from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
 from rankfold.values import Energy, Keep, RankPlan, SiteRank
@@ -20,7 +19,15 @@ def site_curves(scan: Scan, spectra: Mapping[str, Spectrum]) -> tuple[Curve, ...
     for site in scan.sites:
         tails = spectra[site.name].tails()
         sizes = (site.in_features, site.out_features)
-        curves.append(parameter_curve(site.name, sizes, lambda rank, t=tails: float(t[rank]), blocks=site.blocks))  # type: ignore[misc]
+        curves.append(
+            parameter_curve(
+                site.name,
+                sizes,
+                lambda rank, t=tails: float(t[rank]),  # type: ignore[misc]
+                blocks=site.blocks,
+                pivots=bool(site.pivots),
+            )
+        )
     return tuple(curves)
 
 
@@ -34,20 +41,20 @@ def make_plan(scan: Scan, curves: tuple[Curve, ...], budget: Keep | Energy, *, m
     """
     if not 0 < budget.share <= 1:
         raise PlanError(f"the share is {budget.share}; expected a number above 0 and at most 1")
-    empty = RankPlan(
-        model_digest,
-        f"{type(budget).__name__.lower()} {budget.share:g}",
-        scan.fixed_parameters,
-        scan.fixed_dense_parameters,
-        tuple(_line(site, None) for site in scan.sites),
-    )
+    empty = dense_plan(scan, f"{type(budget).__name__.lower()} {budget.share:g}", model_digest=model_digest)
     if isinstance(budget, Energy):
-        return _with_choices(empty, within_error(curves, 1 - budget.share))
+        return with_choices(empty, within_error(curves, 1 - budget.share))
     allowed = budget.share * empty.parameters_before
     if empty.parameters_after <= allowed:
         return empty
-    _check_reachable(empty, curves, budget.share)
-    return _with_choices(empty, allocate(curves, allowed - empty.fixed_parameters))
+    check_reachable(empty, curves, budget.share)
+    return with_choices(empty, allocate(curves, allowed - empty.fixed_parameters))
+
+
+def dense_plan(scan: Scan, made_by: str, *, model_digest: str) -> RankPlan:
+    """Return the plan that folds nothing."""
+    lines = tuple(SiteRank(s.name, s.in_features, s.out_features, None, 0.0, s.blocks) for s in scan.sites)
+    return RankPlan(model_digest, made_by, scan.fixed_parameters, scan.fixed_dense_parameters, lines)
 
 
 def check_plan(plan: RankPlan, scan: Scan, *, model_digest: str) -> None:
@@ -72,8 +79,11 @@ def check_plan(plan: RankPlan, scan: Scan, *, model_digest: str) -> None:
             f"the plan has {len(planned)} sites and the model {len(found)}; the first that differs is {odd[0]!r} of"
             f" shape {odd[1][:2]}; use the --include and --exclude patterns the plan was made with"
         )
+    pivots = {site.name for site in scan.sites if site.pivots}
     for line in plan.sites:
-        largest = min(line.in_features, line.out_features)
+        if line.form == "pivoted" and line.site not in pivots:
+            raise PlanError(f"site {line.site!r} is pivoted in the plan, which it cannot be; expected the form 'pair'")
+        largest = min(line.in_features, line.out_features) - (line.form == "pivoted")  # all as pivots leave no others
         if line.rank is not None and not 1 <= line.rank <= largest:
             raise PlanError(
                 f"site {line.site!r} has rank {line.rank} in the plan; expected 1 to {largest}, or null to leave it"
@@ -92,19 +102,23 @@ def with_predictions(plan: RankPlan, spectra: Mapping[str, Spectrum]) -> RankPla
     )
 
 
-def _line(site: Site, choice: Choice | None) -> SiteRank:
-    rank, error = (None, 0.0) if choice is None else (choice.rank, choice.error)
-    return SiteRank(site.name, site.in_features, site.out_features, rank, error, site.blocks)
-
-
-def _with_choices(plan: RankPlan, choices: Mapping[str, Choice]) -> RankPlan:
-    lines = (
-        replace(line, rank=choices[line.site].rank, predicted_error=choices[line.site].error) for line in plan.sites
+def with_choices(plan: RankPlan, choices: Mapping[str, Choice]) -> RankPlan:
+    """Return the plan with the choice of each site."""
+    lines = ((line, choices[line.site]) for line in plan.sites)
+    return replace(
+        plan,
+        sites=tuple(
+            replace(line, rank=choice.rank, predicted_error=choice.error, form=choice.form) for line, choice in lines
+        ),
     )
-    return replace(plan, sites=tuple(lines))
 
 
-def _check_reachable(plan: RankPlan, curves: tuple[Curve, ...], share: float) -> None:
+def check_reachable(plan: RankPlan, curves: tuple[Curve, ...], share: float) -> None:
+    """Check that a share of the parameters can be kept.
+
+    Raises:
+        PlanError: The smallest ranks keep more.
+    """
     least = plan.fixed_parameters + sum(curve.choices[0].cost for curve in curves)
     if least > share * plan.parameters_before:
         reachable = least / plan.parameters_before

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 from rankfold.errors import PlanError
-from rankfold.values import RankPlan, SiteRank
+from rankfold.values import Form, RankPlan, SiteRank
 
 SCHEMA_VERSION = 1
+FORMS = get_args(Form)
 
 
 def plan_to_json(plan: RankPlan) -> str:
@@ -55,8 +56,9 @@ def plan_from_json(text: str) -> RankPlan:
 
 
 def plan_digest(plan: RankPlan) -> str:
-    """Return a short sha256 of the plan's ranks, as it is recorded in the folded model."""
-    ranks = json.dumps([plan.model_digest, [[line.site, line.rank] for line in plan.sites]])
+    """Return a short sha256 of the plan's ranks and forms, as it is recorded in the folded model."""
+    forms = ([line.site, line.rank, *([line.form] if line.form != "pair" else [])] for line in plan.sites)
+    ranks = json.dumps([plan.model_digest, list(forms)])  # a plan of pairs alone has the digest it always had
     return hashlib.sha256(ranks.encode()).hexdigest()[:16]
 
 
@@ -64,6 +66,9 @@ def _site_rank(entry: dict[str, Any]) -> SiteRank:
     rank = entry["rank"]
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int)):
         raise TypeError(f"site {entry['site']!r} has rank {rank!r}; expected a whole number or null")
+    form = entry.get("form", "pair")
+    if form not in FORMS:
+        raise ValueError(f"site {entry['site']!r} has form {form!r}; expected one of {', '.join(FORMS)}")
     return SiteRank(
         site=str(entry["site"]),
         in_features=int(entry["in_features"]),
@@ -71,4 +76,5 @@ def _site_rank(entry: dict[str, Any]) -> SiteRank:
         rank=rank,
         predicted_error=float(entry["predicted_error"]),
         blocks=int(entry.get("blocks", 1)),
+        form=form,
     )

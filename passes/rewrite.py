@@ -100,21 +100,26 @@ def replace_node(view: View, site: Site, use: Use, new: Replacement) -> None:
     old = view.imported[use.node]
     dtype = helper.tensor_dtype_to_np_dtype(site.weight.onnx_type)
     middle = gs.Variable(view.fresh(f"{new.name}/down_output"), dtype=dtype)
-    first, second = _pair(view, old, use, new.name)
+    first, second = two_products(view, use, new.name)
     first.inputs = _operands(use, old.inputs[1 - use.weight_operand], new.down)
     if first.op == "Gemm" and view.graph.opset < _FREE_C_OPSET:
         first.inputs.append(view.constant(f"{new.name}/zero", np.zeros(1, dtype)))
     first.outputs = [middle]
     second.inputs = [*_operands(use, middle, new.up), *old.inputs[2:]]
-    place = _place_of(view.graph.nodes, old)
-    output = old.outputs[0]
+    stand_in(view, use, [first, second])
+    if new.bias is not None:
+        set_bias(view, site, use, second, new)
+
+
+def stand_in(view: View, use: Use, nodes: list[gs.Node]) -> None:
+    """Put nodes in the place of a use's; the last of them takes over its output."""
+    old = view.imported[use.node]
+    place, output = _place_of(view.graph.nodes, old), old.outputs[0]
     old.inputs.clear()
     old.outputs.clear()
-    second.outputs = [output]
-    view.graph.nodes[place : place + 1] = [first, second]
-    view.heirs[id(second)] = use.node
-    if new.bias is not None:
-        _set_bias(view, site, use, second, new)
+    nodes[-1].outputs = [output]
+    view.graph.nodes[place : place + 1] = nodes
+    view.heirs[id(nodes[-1])] = use.node
 
 
 def read_own_part(view: View, site: Site, part: gs.Tensor) -> None:
@@ -123,7 +128,9 @@ def read_own_part(view: View, site: Site, part: gs.Tensor) -> None:
         view.imported[use.node].inputs[use.weight_operand] = part
 
 
-def _pair(view: View, old: gs.Node, use: Use, name: str) -> tuple[gs.Node, gs.Node]:
+def two_products(view: View, use: Use, name: str) -> tuple[gs.Node, gs.Node]:
+    """Return the nodes that multiply by `down` and by `up`, with their attributes and without operands."""
+    old = view.imported[use.node]
     first = gs.Node(old.op, view.fresh(f"{name}/down"), domain=old.domain)
     second = gs.Node(old.op, view.fresh(f"{name}/up"), domain=old.domain)
     if old.op == "Conv":
@@ -141,7 +148,8 @@ def _chosen(attributes: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any
     return {name: attributes[name] for name in names if name in attributes}
 
 
-def _set_bias(view: View, site: Site, use: Use, second: gs.Node, new: Replacement) -> None:
+def set_bias(view: View, site: Site, use: Use, second: gs.Node, new: Replacement) -> None:
+    """Give a use another bias: in its old place, on the node that ends the fold, or by an Add behind that."""
     name, bias = new.name, new.bias
     assert bias is not None  # the caller asked
     dtype = helper.tensor_dtype_to_np_dtype(site.weight.onnx_type)

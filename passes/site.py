@@ -87,6 +87,7 @@ class Site:
         stack: The axes before the last two, where the weight has such; then each matrix along them has its own
             basis, and all have one rank.
         kernel: The extents of a convolution's kernel; its `in_features` are (in channels, *kernel), flattened.
+        pivots: The sides whose features may be pivots, the narrower first; none where the pivoted form is not offered.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Site:
     side: Side
     stack: tuple[int, ...] = ()
     kernel: tuple[int, ...] | None = None
+    pivots: tuple[Side, ...] = ()
 
     @property
     def blocks(self) -> int:

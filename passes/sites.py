@@ -13,6 +13,7 @@ from rankfold.passes.graph_index import GraphIndex, index_graph, nested_graphs, 
 from rankfold.passes.metadata import FoldedPair, read_pairs
 from rankfold.passes.model_file import Model
 from rankfold.passes.operands import Candidate
+from rankfold.passes.pivots import pivot_sides
 from rankfold.passes.rules import is_linear, judged
 from rankfold.passes.selection import included, matched_pattern, unmatched
 from rankfold.passes.sharing import grouped
@@ -84,6 +85,8 @@ def find_sites(model: Model, *, include: Iterable[str] = (), exclude: Iterable[s
         else:
             candidates[place] = found
     sites, shared = grouped(index, candidates)
+    opset = onnx_opset(model.proto)
+    sites = [replace(site, pivots=pivot_sides(index, site, opset=opset)) for site in sites]
     chosen, excluded, deselected = _selected(index, sites, tuple(include), tuple(exclude))
     skipped |= shared | deselected
     outer = (

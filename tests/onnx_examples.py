@@ -107,20 +107,29 @@ def collected(model: Model, scan: Scan, feed: Feed) -> dict[Request, Moments]:
     return {r: sums(rows_of(values[r.tensor], r.feature_axis, r.block)) for r in scan.requests}
 
 
-def plan_of(model: Model, scan: Scan, rank: int | None) -> RankPlan:
-    """Return a plan that gives every site the same rank; None means full rank."""
+def plan_of(model: Model, scan: Scan, rank: int | None, *, pivoted: bool = False) -> RankPlan:
+    """Return a plan that gives every site the same rank, None means full rank; pivoted where a site can be."""
     lines = (
-        SiteRank(s.name, s.in_features, s.out_features, rank or min(s.in_features, s.out_features), 0.0, s.blocks)
+        SiteRank(
+            s.name,
+            s.in_features,
+            s.out_features,
+            rank or min(s.in_features, s.out_features),
+            0.0,
+            s.blocks,
+            "pivoted" if pivoted and s.pivots else "pair",
+        )
         for s in scan.sites
     )
     return RankPlan(model.digest, "by hand", scan.fixed_parameters, scan.fixed_dense_parameters, tuple(lines))
 
 
-def folded(model: Model, feed: Feed, rank: int | None, *, target: str = "folded.onnx") -> Path:
+def folded(model: Model, feed: Feed, rank: int | None, *, target: str = "folded.onnx", pivoted: bool = False) -> Path:
     """Fold every site at one rank on the rows of one batch, write the result and return where it lies."""
     scan = find_sites(model)
     moments = collected(model, scan, feed)
     spectra = {site.name: site_basis(model, scan, site, moments) for site in scan.sites}
     path = model.path.parent / target
-    write_model(fold(model, scan, plan_of(model, scan, rank), spectra, version="test"), model, path)
+    plan = plan_of(model, scan, rank, pivoted=pivoted)
+    write_model(fold(model, scan, plan, spectra, version="test"), model, path)
     return path

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rankfold.errors import PlanError
 from rankfold.passes.allocate import (
     LARGEST_SHARE,
+    LEAST_PIVOT_SAVING,
     RANK_QUANTUM,
     Choice,
     Curve,
@@ -122,6 +123,32 @@ def test_ranks_are_multiples_of_the_quantum_and_save(fan_in: int, fan_out: int) 
     assert list(ranks) == sorted(set(ranks))
     following = (ranks[-1] if ranks else 0) + RANK_QUANTUM
     assert following * (fan_in + fan_out) > LARGEST_SHARE * fan_in * fan_out  # none is left out
+
+
+@few
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_with_pivots_every_rank_has_one_form_and_costs_rise(fan_in: int, fan_out: int) -> None:
+    found = parameter_curve("a", (fan_in, fan_out), lambda _: 0.5, blocks=3, pivots=True)
+    *folded, dense = found.choices
+    assert dense == Choice(None, 3 * fan_in * fan_out, 0.0)
+    costs = [choice.cost for choice in found.choices]
+    assert costs == sorted(set(costs))
+    for choice in folded:
+        assert choice.rank is not None
+        assert choice.rank % RANK_QUANTUM == 0
+        saves = choice.rank >= LEAST_PIVOT_SAVING * (fan_in + fan_out) and choice.rank < min(fan_in, fan_out)
+        assert choice.form == ("pivoted" if saves else "pair")
+        assert choice.cost == 3 * choice.rank * (fan_in + fan_out - saves * choice.rank)
+        assert choice.cost <= LARGEST_SHARE * dense.cost
+    assert len(folded) >= len(candidate_ranks(fan_in, fan_out)) - 1  # one pair at most gives way to a pivoted fold
+
+
+def test_pivoted_ranks_reach_further() -> None:
+    # 384 · 384 at half its parameters: 96 · 768 = 73,728 as a pair, 112 · 656 = 73,472 pivoted.
+    found = parameter_curve("a", (384, 384), lambda _: 0.5, pivots=True)
+    affordable = [choice for choice in found.choices if choice.cost <= 384 * 384 / 2]
+    assert (affordable[-1].rank, affordable[-1].form, affordable[-1].cost) == (112, "pivoted", 73_472)
+    assert max(choice.rank or 0 for choice in found.choices) == 208  # 208 · 560 keeps .79, 216 · 552 .81
 
 
 def test_small_sites_offer_nothing() -> None:

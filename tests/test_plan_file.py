@@ -15,8 +15,15 @@ from rankfold.values import RankPlan, SiteRank
 
 few = settings(max_examples=60, deadline=None)
 shares = st.floats(0, 1)
+forms = st.sampled_from(["pair", "pivoted"])
 lines = st.builds(
-    SiteRank, st.text(), st.integers(1, 9999), st.integers(1, 9999), st.none() | st.integers(1, 9999), shares
+    SiteRank,
+    st.text(),
+    st.integers(1, 9999),
+    st.integers(1, 9999),
+    st.none() | st.integers(1, 9999),
+    shares,
+    form=forms,
 )
 plans = st.builds(
     RankPlan, st.text(), st.text(), st.integers(0, 10**9), st.integers(0, 10**9), st.lists(lines, max_size=4).map(tuple)
@@ -53,6 +60,22 @@ def test_the_digest_is_of_the_ranks() -> None:
     assert plan_digest(PLAN) == plan_digest(plan_from_json(text.replace("0.25", "0.5")))
     assert plan_digest(PLAN) != plan_digest(plan_from_json(text.replace('"rank": 8', '"rank": 16')))
     assert len(plan_digest(PLAN)) == 16
+
+
+def test_a_plan_without_forms_is_of_pairs() -> None:
+    content = json.loads(plan_to_json(PLAN))
+    for line in content["sites"]:
+        assert line.pop("form") == "pair"
+    assert plan_from_json(json.dumps(content)) == PLAN
+
+
+def test_the_form_counts() -> None:
+    pivoted = plan_from_json(plan_to_json(PLAN).replace('"form": "pair"', '"form": "pivoted"', 1))
+    assert pivoted.sites[0].form == "pivoted"
+    assert pivoted.parameters_after == PLAN.parameters_after - 8 * 8
+    assert plan_digest(pivoted) != plan_digest(PLAN)
+    with pytest.raises(PlanError, match=r"site 'fc1' has form 'other'; expected one of pair, pivoted"):
+        plan_from_json(site(form="other"))
 
 
 def changed(**parts: Any) -> str:

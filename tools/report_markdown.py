@@ -96,11 +96,14 @@ def _quality(report: Report) -> Iterator[str]:
     head = ("output", "relative L2", "cosine", "max abs error", "mean abs error", "top-1 agreement", "passing atol")
     yield from _table(head, map(_output_row, report.discrepancy.outputs))
     if check := report.self_check:
-        verdict = "within" if max(check.held_out, check.unseen) <= check.tolerance else "**outside**"
+        verdict = "within" if check.largest <= check.tolerance else "**outside**"
+        unseen = f"{check.unseen:.2g} on data never seen"
+        if check.pivoted is not None:
+            unseen += f", pivoted factors {check.pivoted:.2g} from the matrix they stand for"
         yield ""
         yield (
             f"Self-check, the model folded at full rank against itself: relative L2 {check.held_out:.2g} on held-out"
-            f" data and {check.unseen:.2g} on data never seen, {verdict} the tolerance of {check.tolerance:.2g};"
+            f" data and {unseen}, {verdict} the tolerance of {check.tolerance:.2g};"
             f" {check.checked} of {check.folded} sites were checked."
         )
 
@@ -160,7 +163,7 @@ def _site_row(site: SiteOutcome) -> tuple[str, ...]:
     return (
         _code(site.name),
         shape_text(site),
-        rank_text(site.rank),
+        rank_text(site),
         change(site.parameters_before, site.parameters_after),
         lost(site.predicted_error),
         lost(site.measured_error),

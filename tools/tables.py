@@ -55,7 +55,7 @@ def plan_table(plan: RankPlan) -> Table:
         table.add_row(
             line.site,
             shape_text(line),
-            rank_text(line.rank),
+            rank_text(line),
             f"{line.parameters:,}",
             percent(line.parameters / line.dense_parameters),
             lost(line.predicted_error),
@@ -104,7 +104,7 @@ def outcome_table(report: Report) -> Table:
         table.add_row(
             site.name,
             shape_text(site),
-            rank_text(site.rank),
+            rank_text(site),
             change(site.parameters_before, site.parameters_after),
             lost(site.predicted_error),
             lost(site.measured_error),
@@ -185,9 +185,11 @@ def skip_reasons(skipped: Sequence[Skipped]) -> tuple[SkipReason, ...]:
     return tuple(SkipReason(op_type, why, first[op_type, why], count) for (op_type, why), count in counts.most_common())
 
 
-def rank_text(rank: int | None) -> str:
-    """Return a rank for a reader: `dense` where the site stays as it is."""
-    return "dense" if rank is None else str(rank)
+def rank_text(site: SiteRank | SiteOutcome) -> str:
+    """Return a rank for a reader: `dense` where the site stays as it is, and the form where it is not a plain pair."""
+    if site.rank is None:
+        return "dense"
+    return str(site.rank) if site.form == "pair" else f"{site.rank}, {site.form}"
 
 
 def percent(share: float) -> str:

@@ -13,7 +13,19 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
 _PAIRS = "rankfold.pairs"
 _WEIGHT_TURNS = frozenset({"transA", "transB", "transBatchA", "transBatchB"})
 _WINDOW = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0, "group": 1}  # of a convolution of one pixel
-_MOST_NODES = 3  # two products and an Add
+# What may stand beside the two products, by form: a bias, and what parts the input's features or joins the output's.
+_BESIDE: dict[str, set[tuple[str, ...]]] = {
+    "pair": {(), ("Add",)},
+    "pivoted": {
+        *((*added, *joining) for joining in (("Concat",), ("Concat", "Gather")) for added in ((), ("Add",))),
+        *(
+            (*added, *parting)
+            for parting in (("Split",), ("Gather", "Gather"))
+            for added in ((), ("Add",), ("Add", "Add"))
+        ),
+    },
+}
+_OF_FEATURES = frozenset({"Split", "Gather", "Concat"})  # the old node had no such; their axis is that of the features
 _PRODUCTS = {"FusedGemm": {"FusedGemm", "Gemm"}}  # what may stand in the place of an operator, beside itself
 
 
@@ -28,6 +40,7 @@ class Pair:
     out_features: int
     rank: int
     blocks: int = 1
+    form: str = "pair"
 
 
 @dataclass(frozen=True)
@@ -57,25 +70,31 @@ class Region:
 def new_pairs(before: ModelProto, after: ModelProto) -> tuple[Pair, ...]:
     """Return the pairs that the result records and the source does not."""
     known = _recorded(before)
-    return tuple(Pair(**entry) for entry in _recorded(after) if entry not in known)
+    return tuple(pair for pair in _recorded(after) if pair not in known)
 
 
-def _recorded(model: ModelProto) -> list[dict[str, object]]:
+def _recorded(model: ModelProto) -> list[Pair]:
     found = [entry.value for entry in model.metadata_props if entry.key == _PAIRS]
     fields = set(Pair.__dataclass_fields__)
-    return [{key: value for key, value in entry.items() if key in fields} for entry in json.loads((found or ["[]"])[0])]
+    entries = json.loads((found or ["[]"])[0])
+    return [Pair(**{key: value for key, value in entry.items() if key in fields}) for entry in entries]
 
 
 def regions(pair: Pair, before: GraphProto, after: GraphProto) -> Iterator[Region]:
-    """Yield the new nodes around each product by `down`, up to the tensors that the source has."""
+    """Yield the new nodes around each product by `down`, up to the tensors that the source has.
+
+    What parts the activation before that product (a Split, or Gathers) belongs to them.
+    """
     known = {name for node in before.node for name in node.output}
+    made_by = {name: node for node in after.node for name in node.output if name not in known}
     down, up = read_as(pair.down, after), read_as(pair.up, after)
     for first in after.node:
         if not down.intersection(first.input) or down.intersection(first.output):
             continue
-        nodes, names = [first], set(first.output) - known
+        parting = [made_by[name] for name in first.input if name in made_by and name not in down]
+        nodes, names = [], {name for node in (first, *parting) for name in node.output} - known
         for node in after.node:
-            if node is not first and names.intersection(node.input):
+            if node in (first, *parting) or names.intersection(node.input):
                 nodes.append(node)
                 names |= set(node.output) - known
         outputs = tuple(name for node in nodes for name in node.output if name in known)
@@ -104,14 +123,18 @@ def region_complaints(region: Region, before: GraphProto, after: GraphProto) -> 
 def _node_reasons(region: Region, old: NodeProto) -> Iterator[str]:
     products = [node for node in region.nodes if region.factors.intersection(node.input)]
     added = [node for node in region.nodes if node not in products]
-    if len(products) != 2 or len(region.nodes) > _MOST_NODES:
-        yield f"{len(products)} products in {len(region.nodes)} nodes, expected 2 in at most {_MOST_NODES}"
+    if len(products) != 2:
+        yield f"{len(products)} products in {len(region.nodes)} nodes, expected 2"
     for node in products:
         if node.op_type not in _PRODUCTS.get(old.op_type, {old.op_type}) or node.domain not in ("", old.domain):
             yield f"{node.op_type} of domain {node.domain!r} in the place of {old.op_type} of {old.domain!r}"
+    beside = tuple(sorted(node.op_type for node in added))
+    allowed = _BESIDE.get(region.pair.form, set())
     for node in added:
-        if node.op_type != "Add" or node.domain:
+        if node.domain or not any(node.op_type in kinds for kinds in allowed):
             yield f"an additional {node.op_type} node"
+    if beside not in allowed:
+        yield f"{list(beside)} beside the products of a fold of the form {region.pair.form!r}"
     for node in region.nodes:
         stem = node.name.rpartition("/")[0]
         if stem != region.label or not (stem.startswith(old.name) if old.name else stem.startswith(old.op_type)):
@@ -144,7 +167,13 @@ def is_constant(name: str, graph: GraphProto) -> bool:
 
 def _attribute_reasons(region: Region, old: NodeProto) -> Iterator[str]:
     wanted = {attribute.name: attribute for attribute in old.attribute}
-    found = [attribute for node in region.nodes for attribute in node.attribute]
+    joining = [node for node in region.nodes if node.op_type in _OF_FEATURES]
+    found = [attribute for node in region.nodes if node not in joining for attribute in node.attribute]
+    features = 1 if old.op_type == "Conv" else -1
+    for node in joining:
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), None)
+        if axis != features:
+            yield f"{node.op_type} along axis {axis}, expected that of the features, {features}"
     for attribute in found:
         if not _says(attribute, wanted.get(attribute.name)) and not _neutral(attribute, old):
             yield f"attribute {attribute.name} is {helper.get_attribute_value(attribute)}, the old node had another"
@@ -187,8 +216,11 @@ def _size_reasons(region: Region, after: GraphProto) -> Iterator[str]:
     if down is None or up is None:
         yield "a factor is no initializer"
         return
-    blocks = pair.rank * pair.blocks
-    if (math.prod(down.dims), math.prod(up.dims)) != (blocks * pair.in_features, blocks * pair.out_features):
+    each, fan_in, fan_out = pair.rank * pair.blocks, pair.in_features, pair.out_features
+    expected = {(each * fan_in, each * fan_out)}
+    if pair.form == "pivoted":
+        expected = {(each * (fan_in - pair.rank), each * fan_out), (each * fan_in, each * (fan_out - pair.rank))}
+    if (math.prod(down.dims), math.prod(up.dims)) not in expected:
         yield f"factors of shapes {list(down.dims)}, {list(up.dims)} for {pair}"
     if down.data_type != up.data_type:
         yield "the factors are of two types"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rankfold.values import RankPlan, Skipped
+from rankfold.values import Form, RankPlan, Skipped
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ class SiteOutcome:
         rows: Calibration rows the basis stands on.
         centred: True where the mean was taken out and the bias corrected.
         blocks: How many matrices of that shape are stacked.
+        form: How the matrix of that rank is stored.
     """
 
     name: str
@@ -132,6 +133,7 @@ class SiteOutcome:
     rows: int
     centred: bool
     blocks: int = 1
+    form: Form = "pair"
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,9 @@ class SelfCheck:
     Attributes:
         checked, folded: Sites folded at full rank, and sites folded by the plan. Where all of them would take too
             much memory, it is some of every kind.
+        pivoted: Of the checked sites that are pivoted, the largest relative L2 on random rows between the pivoted form
+            at its own rank and the matrix it stands for, in units of what its pivots amplify rounding by; None where
+            no site is pivoted.
     """
 
     held_out: float
@@ -173,6 +178,12 @@ class SelfCheck:
     tolerance: float
     checked: int
     folded: int
+    pivoted: float | None = None
+
+    @property
+    def largest(self) -> float:
+        """Return the largest of what has to be within the tolerance."""
+        return max(self.held_out, self.unseen, self.pivoted or 0.0)
 
 
 @dataclass(frozen=True)

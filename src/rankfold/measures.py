@@ -32,7 +32,7 @@ _PACKAGES = (
 
 
 def break_even_rank(in_features: int, out_features: int) -> int:
-    """Return the largest rank at which two factors hold fewer parameters than the weight; 0 if there is none."""
+    """Return the largest rank at which a plain pair holds fewer parameters than the weight; 0 if there is none."""
     return (in_features * out_features - 1) // (in_features + out_features)
 
 
@@ -72,6 +72,7 @@ def site_outcomes(
                 rows=int(basis.rows),
                 centred=basis.centred,
                 blocks=site.blocks,
+                form=line.form,
             )
         )
     return tuple(outcomes)

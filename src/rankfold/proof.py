@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ import numpy as np
 from rankfold.findings import Latency, SelfCheck
 from rankfold.memory import runs_lean
 from rankfold.options import Options
-from rankfold.passes.factors import factorise
+from rankfold.passes.factors import Factors, factorise
 from rankfold.passes.fold import finite_weight, fold, full_rank
 from rankfold.passes.model_file import Model, input_specs
+from rankfold.passes.pivots import choose_pivots
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
@@ -22,7 +23,7 @@ from rankfold.passes.write_model import write_referring
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import read_spool, sample_count
 from rankfold.runtime_calib.latency import latency_of_batches
-from rankfold.values import Feed, InputSpec, RankPlan
+from rankfold.values import Feed, FloatArray, InputSpec, RankPlan
 
 # How far a model folded at full rank may be from itself, in units of its weights' rounding: two products round twice
 # where one rounded once, and a few dozen layers carry that on. What was seen in float32 is near 12.
@@ -37,8 +38,10 @@ def self_check(
 ) -> SelfCheck | None:
     """Fold the plan's sites at full rank and compare: the model on held-out data, each site on random rows.
 
-    Random rows go in every direction, those that calibration never saw included. None where nothing is folded. At full
-    rank a model is larger than before: where not all sites fit in a share of the memory, it is some of every kind.
+    Random rows go in every direction, those that calibration never saw included. A site that the plan pivots is also
+    compared at its own rank, with the matrix its factors store: at full rank there are no pivots. None where nothing is
+    folded. At full rank a model is larger than before: where not all sites fit in a share of the memory, it is some of
+    every kind.
 
     Args:
         model: The original.
@@ -48,7 +51,7 @@ def self_check(
         feed: The held-out batch to compare on.
         options: Memory, outputs, seed, provider and progress.
     """
-    planned = {line.site for line in plan.folded}
+    planned = {line.site: line for line in plan.folded}
     folded = [site for site in scan.sites if site.name in planned]
     if not folded:
         return None
@@ -69,12 +72,16 @@ def self_check(
             lean=runs_lean(model, options),
             candidate_weights=model.path.resolve().parent,
         )
+    pivoted = [site for site in sites if planned[site.name].form == "pivoted"]
+    ranks = {site.name: planned[site.name].rank or 0 for site in pivoted}
+    rows = _RandomRows(model, scan, options.seed)
     return SelfCheck(
         held_out=max(output.relative_l2 for output in found.outputs),
-        unseen=max(_on_random_rows(model, scan, site, chosen[site.name], options.seed) for site in sites),
+        unseen=max(rows.at_full_rank(site, chosen[site.name]) for site in sites),
         tolerance=_ROUNDINGS * max(_rounding(site) for site in sites),
         checked=len(sites),
         folded=len(folded),
+        pivoted=max((rows.pivoted(site, chosen[site.name], ranks[site.name]) for site in pivoted), default=None),
     )
 
 
@@ -135,10 +142,30 @@ def _rounding(site: Site) -> float:
     return float(step)
 
 
-def _on_random_rows(model: Model, scan: Scan, site: Site, basis: Spectrum, seed: int) -> float:
-    weight = finite_weight(model, scan, site)
-    factors = factorise(weight, basis, min(site.in_features, site.out_features), dtype=site.stored_dtype)
-    rows = np.random.default_rng(seed).standard_normal((_PROBE_ROWS, site.in_features))
-    exact = rows @ weight
-    away = rows @ factors.down.astype(np.float64) @ factors.up.astype(np.float64) - exact
-    return float(np.linalg.norm(away) / max(float(np.linalg.norm(exact)), np.finfo(float).tiny))
+@dataclass(frozen=True)
+class _RandomRows:
+    """What sites do to random rows, the factors as stored against the matrix they stand for."""
+
+    model: Model
+    scan: Scan
+    seed: int
+
+    def at_full_rank(self, site: Site, basis: Spectrum) -> float:
+        """Return how far a pair of full rank is from the weight."""
+        weight = finite_weight(self.model, self.scan, site)
+        rank = min(site.in_features, site.out_features)
+        return self._away(weight, factorise(weight, basis, rank, dtype=site.stored_dtype))
+
+    def pivoted(self, site: Site, basis: Spectrum, rank: int) -> float:
+        """Return how far the pivoted form is from `W V_r V_rᵀ`, over what its pivots amplify a rounding by."""
+        weight = finite_weight(self.model, self.scan, site)
+        kept = basis.vectors[:, :rank]
+        pivots = choose_pivots(weight, kept, site.pivots)
+        factors = factorise(weight, basis, rank, dtype=site.stored_dtype, pivots=pivots)
+        return self._away(weight @ kept @ kept.T, factors) / pivots.growth
+
+    def _away(self, matrix: FloatArray, factors: Factors) -> float:
+        rows = np.random.default_rng(self.seed).standard_normal((_PROBE_ROWS, matrix.shape[-2]))
+        exact = rows @ matrix
+        away = factors.product(rows) - exact
+        return float(np.linalg.norm(away) / max(float(np.linalg.norm(exact)), np.finfo(float).tiny))

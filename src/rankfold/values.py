@@ -19,6 +19,12 @@ Feed = dict[str, NDArray[np.generic]]
 
 FeatureAxis = Literal[-1, -2, 1]
 Provider = Literal["cpu", "cuda"]
+Form = Literal["pair", "pivoted"]
+
+
+def folded_parameters(in_features: int, out_features: int, rank: int, form: Form) -> int:
+    """Return the elements of both factors; in the pivoted form rank² of them are the identity, and not stored."""
+    return rank * (in_features + out_features - (rank if form == "pivoted" else 0))
 
 
 def read_only(array: FloatArray) -> FloatArray:
@@ -179,6 +185,7 @@ class SiteRank:
     Attributes:
         predicted_error: Share of the site's output energy lost on the calibration rows, in [0, 1].
         blocks: How many matrices of that shape are stacked; they have one rank.
+        form: How the matrix of that rank is stored.
     """
 
     site: str
@@ -187,6 +194,7 @@ class SiteRank:
     rank: int | None
     predicted_error: float
     blocks: int = 1
+    form: Form = "pair"
 
     @property
     def dense_parameters(self) -> int:
@@ -198,7 +206,7 @@ class SiteRank:
         """Return the parameters that the site keeps."""
         if self.rank is None:
             return self.dense_parameters
-        return self.blocks * self.rank * (self.in_features + self.out_features)
+        return self.blocks * folded_parameters(self.in_features, self.out_features, self.rank, self.form)
 
 
 @dataclass(frozen=True)
