@@ -72,7 +72,6 @@ def read_pairs(model: Model) -> tuple[FoldedPair, ...]:
     return tuple(pair for pair in pairs if _is_there(pair, sizes))
 
 
-<<<<<<< HEAD
 def pairs_of(proto: ModelProto) -> list[FoldedPair]:
     """Return the pairs a model records.
 
@@ -81,13 +80,13 @@ def pairs_of(proto: ModelProto) -> list[FoldedPair]:
     """
     text = next((entry.value for entry in proto.metadata_props if entry.key == _PAIRS), "[]")
     return [_pair(entry) for entry in json.loads(text)]
-=======
+
+
 def _pair(entry: dict[str, Any]) -> FoldedPair:
     pair = FoldedPair(**entry)
     if pair.form not in get_args(Form):
         raise ValueError(f"form {pair.form!r} of {pair.site!r}")
     return pair
->>>>>>> pivot
 
 
 def _is_there(pair: FoldedPair, sizes: dict[str, int]) -> bool:
