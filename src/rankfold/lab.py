@@ -17,7 +17,7 @@ from rankfold.memory import runs_lean
 from rankfold.options import Options
 from rankfold.passes.allocate import Choice
 from rankfold.passes.masked import Mask, full_rank_bytes, masked
-from rankfold.passes.model_file import Model, input_specs
+from rankfold.passes.model_file import Model, input_specs, numeric_outputs
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
@@ -106,7 +106,7 @@ def open_lab(
         CalibrationDataError: There are fewer than two samples to choose on.
         OptionsError: A weight names no output.
     """
-    metrics, weights = _judgement(options)
+    metrics, weights = _judgement(options.outputs or numeric_outputs(model), options)
     run = Run(options.provider, runs_lean(model, options))
     sensing, comparing = _parted(list(open_source(choosing, input_specs(model)).units))
     rows = [
@@ -121,14 +121,14 @@ def open_lab(
         yield Lab(session, made.masks, tuple(rows[:-1]), rows[-1], weights)
 
 
-def _judgement(options: Options) -> tuple[dict[str, Metric], dict[str, float]]:
-    unknown = [name for name in options.weights if name not in options.outputs]
+def _judgement(outputs: tuple[str, ...], options: Options) -> tuple[dict[str, Metric], dict[str, float]]:
+    unknown = [name for name in options.weights if name not in outputs]
     if unknown:
         raise OptionsError(
             f"a weight is given for {unknown[0]!r}, which is no output that is compared; those are"
-            f" {', '.join(options.outputs)}"
+            f" {', '.join(outputs)}"
         )
-    weights = {name: float(options.weights.get(name, 1.0)) for name in options.outputs}
+    weights = {name: float(options.weights.get(name, 1.0)) for name in outputs}
     weights = {name: weight for name, weight in weights.items() if weight > 0}
     if not weights:
         raise OptionsError("every output weighs 0; give at least one a weight above 0")
