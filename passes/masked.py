@@ -7,7 +7,7 @@ first r ones are rank r with its bias corrected. The masks are inputs, so one se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,30 +57,39 @@ def full_rank_bytes(site: Site) -> int:
     return site.blocks * rank * (site.in_features + site.out_features) * site.stored_dtype.itemsize
 
 
-def masked(model: Model, scan: Scan, plan: RankPlan, whole: Callable[[Site], Spectrum]) -> Masked:
-    """Return the model with a mask for every site of a plan; the ranks in it are not read.
+def masked(
+    model: Model, scan: Scan, plan: RankPlan, whole: Callable[[Site], Spectrum], *, sites: Collection[str]
+) -> Masked | None:
+    """Return the model with a mask for some sites, and the others folded by a plan; None where neither is asked for.
 
     Args:
         model: The original.
         scan: Its sites.
-        plan: Its lines name the sites that get a mask.
-        whole: Gives a site's basis with its vectors; called twice a site.
+        plan: What becomes of the sites without a mask.
+        whole: Gives a site's basis with its vectors; called several times a site.
+        sites: Names of those that get a mask.
 
     Raises:
         ModelError: A weight holds NaN or infinity.
     """
-    chosen = {line.site for line in plan.sites}
-    sites = {site.name: site for site in scan.sites if site.name in chosen}
+    chosen = {site.name: site for site in scan.sites if site.name in sites}
 
-    def uncorrected(site: Site) -> Spectrum:
-        """Return the basis with the means left where they are: the masks take care of them."""
-        return replace(whole(site), centred=False)
+    def basis(site: Site) -> Spectrum:
+        """Return a basis; with a mask its means are left where they are, since the mask takes care of them."""
+        return replace(whole(site), centred=False) if site.name in chosen else whole(site)
 
-    bases = {name: _outline(uncorrected(site)) for name, site in sites.items()}
-    made = fold(model, scan, full_rank(plan), bases, version="masked", whole=uncorrected)
-    assert made is not None  # there is a site
-    pairs = [pair for pair in pairs_of(made.skeleton) if pair.site in sites]
-    return _with_masks(made, [(pair, sites[pair.site]) for pair in pairs], _Means(model, scan, whole))
+    folded = {line.site for line in plan.folded} | chosen.keys()
+    bases = {site.name: _outline(basis(site)) for site in scan.sites if site.name in folded}
+    made = fold(model, scan, _with_full_rank(plan, chosen.keys()), bases, version="masked", whole=basis)
+    if made is None:
+        return None
+    pairs = [pair for pair in pairs_of(made.skeleton) if pair.site in chosen]
+    return _with_masks(made, [(pair, chosen[pair.site]) for pair in pairs], _Means(model, scan, whole))
+
+
+def _with_full_rank(plan: RankPlan, sites: Collection[str]) -> RankPlan:
+    whole = {line.site: line for line in full_rank(plan).sites}
+    return replace(plan, sites=tuple(whole[line.site] if line.site in sites else line for line in plan.sites))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from rankfold.runtime_calib.units import sample_count
 from rankfold.values import Feed, Provider
 
 Outputs = dict[str, NDArray[np.generic]]
+Session = onnxruntime.InferenceSession
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,12 @@ def reference_rows(
     return Rows(tuple(kept), tuple(found), chosen, padding)
 
 
-def open_trial(model: Path, *, run: Run, weights_folder: Path | None = None) -> onnxruntime.InferenceSession:
+def open_trial(model: Path, *, run: Run, weights_folder: Path | None = None) -> Session:
     """Return a session of the model with masks."""
     return open_session(model, provider=run.provider, lean=run.lean, weights_folder=weights_folder)
 
 
-def tried(session: onnxruntime.InferenceSession, rows: Rows, masks: Feed) -> dict[str, Losses]:
+def tried(session: Session, rows: Rows, masks: Feed) -> dict[str, Losses]:
     """Return what each output loses over all rows; a loss that is not finite counts as infinite."""
     parts: dict[str, list[Losses]] = {name: [] for name in rows.metrics}
     for feed, reference in zip(rows.feeds, rows.references, strict=True):
@@ -99,7 +100,7 @@ def tried(session: onnxruntime.InferenceSession, rows: Rows, masks: Feed) -> dic
     return {name: joined(found) for name, found in parts.items()}
 
 
-def seen_from(session: onnxruntime.InferenceSession, rows: Rows, masks: Feed) -> Rows:
+def seen_from(session: Session, rows: Rows, masks: Feed) -> Rows:
     """Return the rows with what the masked model makes of them in the place of the original's outputs."""
     found = tuple(run_outputs(session, feed | masks, outputs=list(rows.metrics)) for feed in rows.feeds)
     return replace(rows, references=found)

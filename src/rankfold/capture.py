@@ -24,7 +24,7 @@ from rankfold.passes.graph_index import onnx_opset
 from rankfold.passes.model_file import Model, input_specs, output_names
 from rankfold.passes.sites import Scan
 from rankfold.passes.taps import OLDEST_MASKED_OPSET, OLDEST_STRIDED_OPSET, Masked, TapSetting, tap
-from rankfold.reading import data_fingerprint, open_reading
+from rankfold.reading import Reading, data_fingerprint, open_reading
 from rankfold.runtime_calib.checkpoint import Run
 from rankfold.runtime_calib.checkpoint_folder import checkpoint_folder
 from rankfold.runtime_calib.collect import Seen, probe
@@ -67,12 +67,14 @@ def capture(
     for site in scan.sites:
         finite_weight(model, scan, site)
     held_out = work / "held_out.npz" if options.checkpoint else spool
-    first, reading = open_reading(data, input_specs(model), held_out)
-    reading.choosing = choosing
+    first, reading = open_reading(data, input_specs(model), held_out, choosing)
     _check_mask(model, options.mask)
-    settings = tap_settings(model, scan, first.feed, reading.source.count, options=options) if scan.sites else {}
+    settings = {}
+    if scan.sites:
+        counted = 1.0 if options.mask is None else reading.counted(options.mask)
+        settings = tap_settings(model, scan, first.feed, reading.source.count, counted=counted, options=options)
     tapped = tap(model, settings, mask=options.mask)
-    run = Run(work, _fingerprint(model, data, tapped, options) | {"choosing": str(bool(choosing))}) if options.checkpoint else None
+    run = Run(work, _fingerprint(model, data, tapped, reading, options=options)) if options.checkpoint else None
     reading.samples = run.begin() if run else None
     sweeps = plan_sweeps(settings, options.memory_bytes, on_disk=run is not None, sides=2 + bool(choosing))
     if len(sweeps.groups) > 1 and reading.again is None:
@@ -112,13 +114,14 @@ def work_folder(options: Options) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def _fingerprint(model: Model, data: DataLike, tapped: Tapped, options: Options) -> dict[str, str]:
+def _fingerprint(model: Model, data: DataLike, tapped: Tapped, reading: Reading, *, options: Options) -> dict[str, str]:
     """Return what decides the sums and in what order they come, by name."""
     recorded = _recorded(options, 0)
     return {
         "model": model.digest,
         "data": data_fingerprint(data),
         "layers or first sample": hashlib.sha256(tapped.addition).hexdigest(),
+        "choosing": str(reading.choosing is not None),
         "versions": json.dumps(versions(), sort_keys=True),
         **{name.replace("_", " "): str(value) for name, value in recorded.items()},
     }
@@ -160,7 +163,7 @@ def _check_mask(model: Model, mask: str | None) -> None:
 
 
 def tap_settings(
-    model: Model, scan: Scan, feed: Feed, samples: int | None, *, options: Options
+    model: Model, scan: Scan, feed: Feed, samples: int | None, *, options: Options, counted: float = 1.0
 ) -> dict[Request, TapSetting]:
     """Return how each request is summed: its layout as a run of one unit shows it, and a stride that suits the data.
 
@@ -170,6 +173,7 @@ def tap_settings(
         feed: One unit of data.
         samples: Samples in all, where known; without it every row is taken.
         options: Mask, stride, share held out and provider.
+        counted: Share of the rows under the mask that count.
     """
     tensors = list(dict.fromkeys(request.tensor for request in scan.requests))
     seen = probe(
@@ -181,10 +185,12 @@ def tap_settings(
         lean=runs_lean(model, options),
     )
     padding = () if options.mask is None else feed[options.mask].shape
-    calibration = None if samples is None else samples * (1 - options.holdout) / sample_count(feed)
+    units = None if samples is None else samples * (1 - options.holdout) / sample_count(feed)
     opset = onnx_opset(model.proto)
     return {
-        request: _setting(request, seen[request.tensor], padding, calibration, _most(options.row_stride, opset))
+        request: _setting(
+            request, seen[request.tensor], padding, (units, counted), stride=_most(options.row_stride, opset)
+        )
         for request in scan.requests
     }
 
@@ -194,19 +200,22 @@ def _most(wanted: int | None, opset: int) -> int | None:
 
 
 def _setting(
-    request: Request, seen: Seen, padding: tuple[int, ...], units: float | None, stride: int | None
+    request: Request, seen: Seen, padding: tuple[int, ...], data: tuple[float | None, float], *, stride: int | None
 ) -> TapSetting:
+    """Return one request's setting; `data` are the units to come and the share of rows under the mask that counts."""
     values = _rows(request, seen.values)
     rows, features = values.shape
+    masked = _masked(request, seen.shape, padding)
     if stride is None:
-        stride = 1 if units is None else int(units * rows / (ROWS_PER_FEATURE * max(features, 1)))
+        units, counted = data[0], data[1] if masked else 1.0
+        stride = 1 if units is None else int(units * rows * counted / (ROWS_PER_FEATURE * max(features, 1)))
         stride = min(max(stride, 1), LARGEST_STRIDE, max(rows, 1))
     return TapSetting(
         features=features,
         rank=len(seen.shape),
         pilot=_pilot(values),
         stride=stride,
-        masked=_masked(request, seen.shape, padding),
+        masked=masked,
         wide=seen.dtype == "float64",
     )
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankfold.findings import Tried
-from rankfold.lab import ROUND_SAMPLES, fits, open_lab
+from rankfold.lab import ROUND_SAMPLES, Bench, open_lab
+from rankfold.memory import runs_lean
 from rankfold.options import Options
 from rankfold.passes.allocate import Curve
 from rankfold.passes.model_file import Model
@@ -17,6 +18,7 @@ from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
 from rankfold.runtime_calib.feeds import spool_samples
+from rankfold.runtime_calib.trials import Run
 from rankfold.search import Search, Trial, searched
 from rankfold.values import FloatArray, Keep, RankPlan
 
@@ -52,24 +54,22 @@ class Study:
         return max(1, min(MOST_ROUNDS, int(affordable)))
 
 
-def hindrance(scan: Scan, choosing: Path, options: Options) -> str | None:
+def hindrance(choosing: Path) -> str | None:
     """Return why plans cannot be tried, or None."""
-    if spool_samples(choosing) < 2:
-        return (
-            "the ranks are a uniform ratio: there are too few held-out samples to choose a plan on; give more data, or"
-            " a larger --holdout"
-        )
-    if not fits(scan, options):
-        return "the ranks are a uniform ratio: plans cannot be tried within the memory; give more with --memory"
-    return None
+    if spool_samples(choosing) >= 2:
+        return None
+    return (
+        "the ranks are a uniform ratio: there are too few held-out samples to choose a plan on; give more data, or a"
+        " larger --holdout"
+    )
 
 
 @contextmanager
 def open_search(study: Study, plan: RankPlan) -> Iterator[Search]:
-    """Yield a search on the samples that choose."""
-    with open_lab(
-        study.model, study.scan, plan, study.whole, choosing=study.choosing, options=study.options
-    ) as lab:
+    """Yield a search on the samples that choose; the plan is the one that folds nothing."""
+    run = Run(study.options.provider, runs_lean(study.model, study.options))
+    bench = Bench(study.model, study.scan, plan, study.whole, run)
+    with open_lab(bench, choosing=study.choosing, options=study.options) as lab:
         yield Search(lab, study.curves, watch=study.options.progress)
 
 

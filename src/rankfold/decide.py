@@ -74,7 +74,7 @@ def decide(
         warnings.append(warning)
     told = [*pattern_warnings(scan, options), *filter(None, warnings), *_data_warnings(calibration)]
     tried: tuple[Tried, ...] = ()
-    reason = hindrance(scan, choosing, options) if choosing else None
+    reason = hindrance(choosing) if choosing else None
     if isinstance(budget, RankPlan):
         plan = replace(
             with_predictions(budget, spectra),
@@ -96,7 +96,6 @@ def decide(
 
 def whole_bases(model: Model, scan: Scan, decision: Decision) -> Callable[[Site], Spectrum]:
     """Return what gives a site's basis with its vectors: as it was kept, or made again of the same moments."""
-
     return _whole(model, scan, decision.spectra, decision.calibration)
 
 

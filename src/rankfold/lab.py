@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from rankfold.errors import CalibrationDataError, OptionsError
-from rankfold.memory import runs_lean
 from rankfold.options import Options
 from rankfold.passes.allocate import Choice
 from rankfold.passes.masked import Mask, full_rank_bytes, masked
 from rankfold.passes.model_file import Model, input_specs, numeric_outputs
+from rankfold.passes.plan import with_choices
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
 from rankfold.passes.write_model import write_referring
 from rankfold.runtime_calib.distance import Losses, Metric
 from rankfold.runtime_calib.feeds import Unit, batched, open_source, sample_count
-from rankfold.runtime_calib.trials import Rows, Run, open_trial, reference_rows, seen_from, tried
+from rankfold.runtime_calib.trials import Rows, Run, Session, open_trial, reference_rows, seen_from, tried
 from rankfold.values import Feed, RankPlan
 
 Plan = Mapping[str, Choice]
@@ -39,94 +38,154 @@ _MOST_COMPARING = 64
 
 
 @dataclass(frozen=True)
+class Stand:
+    """A session in which some sites have masks; the others are as one plan has them.
+
+    Attributes:
+        session: Of the model with masks.
+        masks: Site name to mask.
+    """
+
+    session: Session
+    masks: Mapping[str, Mask]
+
+    def masks_of(self, plan: Plan) -> Feed:
+        """Return the inputs that set the masks to a plan."""
+        return {mask.name: mask.of_rank(plan[site].rank) for site, mask in self.masks.items()}
+
+    def losses(self, plan: Plan, rows: Rows) -> dict[str, Losses]:
+        """Return what a plan loses of each output, sample by sample."""
+        return tried(self.session, rows, self.masks_of(plan))
+
+    def seen_from(self, plan: Plan, rows: Rows) -> Rows:
+        """Return the rows with the plan's own outputs in the place of the original's, to be judged by."""
+        return seen_from(self.session, rows, self.masks_of(plan))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What masked models are made of.
+
+    Attributes:
+        model, scan: The original and its sites.
+        dense: The plan that folds nothing.
+        whole: Gives a site's basis with its vectors.
+        run: How models are run.
+    """
+
+    model: Model
+    scan: Scan
+    dense: RankPlan
+    whole: Callable[[Site], Spectrum]
+    run: Run
+
+    @contextmanager
+    def stand(self, plan: Plan, sites: Collection[str]) -> Iterator[Stand]:
+        """Yield a session with masks for some sites, and the others as a plan has them."""
+        made = masked(self.model, self.scan, with_choices(self.dense, plan), self.whole, sites=sites)
+        if made is None:
+            yield Stand(open_trial(self.model.path, run=self.run), {})
+            return
+        with tempfile.TemporaryDirectory(prefix="rankfold-") as folder:
+            path = Path(folder) / "masked.onnx"
+            write_referring(made.rewritten, self.model, path)
+            session = open_trial(path, run=self.run, weights_folder=self.model.path.resolve().parent)
+            yield Stand(session, made.masks)
+
+
+@dataclass(frozen=True)
 class Lab:
     """What plans are tried with.
 
     Attributes:
-        session: The model with masks.
-        masks: Site name to mask.
+        bench: Makes masked models.
+        groups: Sites that have masks together: all of them where the memory allows it.
+        standing: The session with masks for all, if there is one.
         sensing: Samples for sensitivities, a few for each round.
         comparing: Other samples, by which whole plans are compared.
         weights: Output name to its weight in the judgement.
     """
 
-    session: onnxruntime.InferenceSession
-    masks: Mapping[str, Mask]
+    bench: Bench
+    groups: tuple[tuple[str, ...], ...]
+    standing: Stand | None
     sensing: tuple[Rows, ...]
     comparing: Rows
     weights: Mapping[str, float]
 
+    @contextmanager
+    def stand(self, plan: Plan, sites: Collection[str] = ()) -> Iterator[Stand]:
+        """Yield a session with masks for these sites at least; the others are as the plan has them."""
+        if self.standing is not None:
+            yield self.standing
+            return
+        with self.bench.stand(plan, sites) as stand:
+            yield stand
+
     def losses(self, plan: Plan, rows: Rows) -> dict[str, Losses]:
         """Return what a plan loses of each output, sample by sample."""
-        return tried(self.session, rows, self._feed(plan))
+        with self.stand(plan) as stand:
+            return stand.losses(plan, rows)
 
     def loss(self, plan: Plan, rows: Rows) -> float:
-        """Return what a plan loses, the outputs by their weights: of one relative L2 its square."""
-        found = self.losses(plan, rows)
-        return sum(self.weights[name] * losses.mean for name, losses in found.items()) / sum(self.weights.values())
+        """Return what a plan loses in all."""
+        return self.weighed(self.losses(plan, rows))
 
-    def seen_from(self, plan: Plan, rows: Rows) -> Rows:
-        """Return the rows with the plan's own outputs in the place of the original's, to be judged by."""
-        return seen_from(self.session, rows, self._feed(plan))
+    def weighed(self, losses: Mapping[str, Losses]) -> float:
+        """Return losses as one number, the outputs by their weights: of one relative L2 its square."""
+        return sum(self.weights[name] * found.mean for name, found in losses.items()) / sum(self.weights.values())
 
     def reading(self, loss: float) -> float:
         """Return a loss as people read it: a relative L2, not its square."""
         return float(np.sqrt(loss)) if set(self.comparing.metrics.values()) == {"relative_l2"} else loss
 
-    def _feed(self, plan: Plan) -> Feed:
-        return {mask.name: mask.of_rank(plan[site].rank) for site, mask in self.masks.items()}
-
-
-def fits(scan: Scan, options: Options) -> bool:
-    """Tell whether all sites at full rank fit in the memory, twice: in the file and in the session's own copies."""
-    return 2 * sum(map(full_rank_bytes, scan.sites)) <= options.memory_bytes
-
 
 @contextmanager
-def open_lab(
-    model: Model,
-    scan: Scan,
-    plan: RankPlan,
-    whole: Callable[[Site], Spectrum],
-    *,
-    choosing: Path,
-    options: Options,
-) -> Iterator[Lab]:
+def open_lab(bench: Bench, *, choosing: Path, options: Options) -> Iterator[Lab]:
     """Yield a lab on the held-out samples that choose.
 
     Args:
-        model: The original.
-        scan: Its sites.
-        plan: Names the sites that may be folded.
-        whole: Gives a site's basis with its vectors.
+        bench: Makes masked models.
         choosing: The held-out batches to choose on.
-        options: Metric, weights, outputs, mask, batch size and provider.
+        options: Metric, weights, outputs, mask, batch size and memory.
 
     Raises:
         CalibrationDataError: There are fewer than two samples to choose on.
         OptionsError: A weight names no output.
     """
+    model = bench.model
     metrics, weights = _judgement(options.outputs or numeric_outputs(model), options)
-    run = Run(options.provider, runs_lean(model, options))
     sensing, comparing = _parted(list(open_source(choosing, input_specs(model)).units))
-    rows = [
-        reference_rows(model.given.path, feeds, metrics=metrics, padding=options.mask, run=run)
+    *first, last = (
+        reference_rows(model.given.path, feeds, metrics=metrics, padding=options.mask, run=bench.run)
         for feeds in (*_rounds(sensing), list(batched(comparing, options.batch_size)))
-    ]
-    with tempfile.TemporaryDirectory(prefix="rankfold-") as folder:
-        made = masked(model, scan, plan, whole)
-        path = Path(folder) / "masked.onnx"
-        write_referring(made.rewritten, model, path)
-        session = open_trial(path, run=run, weights_folder=model.path.resolve().parent)
-        yield Lab(session, made.masks, tuple(rows[:-1]), rows[-1], weights)
+    )
+    groups = mask_groups(bench.scan, options.memory_bytes)
+    with ExitStack() as stack:
+        dense = {line.site: Choice(None, line.dense_parameters, 0.0) for line in bench.dense.sites}
+        standing = stack.enter_context(bench.stand(dense, groups[0])) if len(groups) == 1 else None
+        yield Lab(bench, groups, standing, tuple(first), last, weights)
+
+
+def mask_groups(scan: Scan, memory_bytes: int) -> tuple[tuple[str, ...], ...]:
+    """Return the sites in groups whose factors at full rank fit in the memory twice: in the file and in the session."""
+    groups: list[list[str]] = [[]]
+    used = 0
+    for site in scan.sites:
+        needed = 2 * full_rank_bytes(site)
+        if groups[-1] and used + needed > memory_bytes:
+            groups.append([])
+            used = 0
+        groups[-1].append(site.name)
+        used += needed
+    return tuple(map(tuple, groups))
 
 
 def _judgement(outputs: tuple[str, ...], options: Options) -> tuple[dict[str, Metric], dict[str, float]]:
     unknown = [name for name in options.weights if name not in outputs]
     if unknown:
         raise OptionsError(
-            f"a weight is given for {unknown[0]!r}, which is no output that is compared; those are"
-            f" {', '.join(outputs)}"
+            f"a weight is given for {unknown[0]!r}, which is no output that is compared; those are {', '.join(outputs)}"
         )
     weights = {name: float(options.weights.get(name, 1.0)) for name in outputs}
     weights = {name: weight for name, weight in weights.items() if weight > 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -95,22 +96,25 @@ def check_options(options: Options) -> None:
             raise _senseless(name, value, f"a whole number from {least} on")
     if not is_number(options.holdout) or not 0 < options.holdout < 1:
         raise _senseless("holdout", options.holdout, "a number above 0 and below 1, such as 0.2")
-    if options.provider not in get_args(Provider):
-        raise _senseless("provider", options.provider, " or ".join(map(repr, get_args(Provider))))
+    for name, allowed in (("provider", get_args(Provider)), ("allocation", get_args(Allocation))):
+        if getattr(options, name) not in allowed:
+            raise _senseless(name, getattr(options, name), " or ".join(map(repr, allowed)))
     for name in ("include", "exclude", "outputs"):
         value = getattr(options, name)
         if not isinstance(value, tuple | list) or not all(isinstance(part, str) for part in value):
             raise _senseless(name, value, "a tuple of texts, such as ('fc1',)")
-    if options.allocation not in get_args(Allocation):
-        raise _senseless("allocation", options.allocation, " or ".join(map(repr, get_args(Allocation))))
-    if not callable(options.metric) and options.metric not in METRICS:
-        raise _senseless("metric", options.metric, f"{', '.join(map(repr, METRICS))} or a function")
-    if not all(is_number(weight) and weight >= 0 for weight in options.weights.values()):
-        raise _senseless("weights", options.weights, "output names with numbers of 0 or more")
     if options.mask is not None and not isinstance(options.mask, str):
         raise _senseless("mask", options.mask, "the name of a model input")
     if options.held_out_to is not None and not isinstance(options.held_out_to, Path):
         raise _senseless("held_out_to", options.held_out_to, "a pathlib.Path")
+    _check_judgement(options)
+
+
+def _check_judgement(options: Options) -> None:
+    if not callable(options.metric) and options.metric not in METRICS:
+        raise _senseless("metric", options.metric, f"{', '.join(map(repr, METRICS))} or a function")
+    if not all(is_number(weight) and 0 <= weight < math.inf for weight in options.weights.values()):
+        raise _senseless("weights", options.weights, "output names with numbers of 0 or more")
 
 
 def is_number(value: object) -> bool:

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from rankfold.errors import CalibrationDataError
 from rankfold.options import Options
 from rankfold.runtime_calib.feed_files import data_files
@@ -29,6 +31,7 @@ from rankfold.runtime_calib.feeds import (
 from rankfold.values import Feed, InputSpec
 
 _BLOCK = 1 << 20
+_AHEAD = 64  # units to see how much of the data is padding: within a tenth, where lengths vary as sentences do
 
 
 @dataclass
@@ -65,6 +68,12 @@ class Reading:
                 hold_out(units, share=options.holdout, seed=options.seed, spool=_Nowhere()), options.batch_size
             )
 
+    def counted(self, mask: str) -> float:
+        """Return the share of a mask's entries that are not zero, in the next units; none of them is lost."""
+        ahead = list(itertools.islice(self.units, _AHEAD))
+        self.units = itertools.chain(ahead, self.units)
+        return float(np.mean([np.mean(unit.feed[mask] != 0) for unit in ahead])) if ahead else 1.0
+
     def _first(self, options: Options) -> Iterator[Feed]:
         samples = 0
         with ExitStack() as stack:
@@ -91,7 +100,9 @@ class _Nowhere:
         """Forget the unit."""
 
 
-def open_reading(data: DataLike, specs: tuple[InputSpec, ...], held_out: Path) -> tuple[Unit, Reading]:
+def open_reading(
+    data: DataLike, specs: tuple[InputSpec, ...], held_out: Path, choosing: Path | None = None
+) -> tuple[Unit, Reading]:
     """Return the first unit of the data, and the data from that unit on.
 
     Raises:
@@ -103,7 +114,7 @@ def open_reading(data: DataLike, specs: tuple[InputSpec, ...], held_out: Path) -
     if first is None:
         raise CalibrationDataError("the data holds no samples; give at least two")
     again = (lambda: open_source(data, specs).units) if _readable_again(data) else None
-    return first, Reading(source, itertools.chain([first], units), again, held_out, None)
+    return first, Reading(source, itertools.chain([first], units), again, held_out, None, choosing)
 
 
 def data_fingerprint(data: DataLike) -> str:

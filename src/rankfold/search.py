@@ -3,20 +3,23 @@
 The errors of sites do not simply add up, so nothing is trusted far from where it was measured. From the best plan so
 far, each site in turn is cut further, and how far that moves the plan's own output, per unit of the site's own lost
 energy, is its weight there. (The change of the distance to the original's output would be the obvious measure. But it
-holds twice the product of the cut's small effect with the plan's whole error, which on few samples is mostly noise: on
-DINOv2 ViT-S/14 and 8 images, 16 of 72 sites seemed to mend the output by being cut.) With these weights an exact knapsack makes the next plans, within a trust region about the
-present one. A plan is taken only where other samples than those of the weights confirm it. Uniform ranks and other
-plans made without weights are always among the candidates.
+holds twice the product of the cut's small effect with the plan's whole error, which on few samples is mostly noise:
+on DINOv2 ViT-S/14 and 8 images, 16 of 72 sites seemed to mend the output by being cut.)
+
+With these weights an exact knapsack makes the next plans, within a trust region about the present one. A plan is
+taken only where other samples than those of the weights confirm it. Uniform ranks and other plans made without
+weights are always among the candidates.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rankfold.lab import Lab, Plan
+from rankfold.lab import Lab, Plan, Stand
 from rankfold.options import Progress, silent
 from rankfold.passes.allocate import Choice, Curve, allocate
 from rankfold.passes.knapsack import solve, undominated
@@ -119,9 +122,16 @@ def weigh(search: Search, plan: Plan) -> None:
     """Measure every site's weight in place, about a plan, on the next samples; earlier rounds count too."""
     rows = search.lab.sensing[search.turn % len(search.lab.sensing)]
     search.turn += 1
-    base = search.lab.seen_from(plan, rows)
-    curves = search.watch(search.curves, f"trying ranks, round {search.turn}", len(search.curves))
-    found = {curve.site: _weight(search, curve, plan, base) for curve in curves}
+    found: dict[str, float | None] = {}
+    curves = {curve.site: curve for curve in search.curves}
+    watched = iter(search.watch(curves, f"trying ranks, round {search.turn}", len(curves)))
+    for group in search.lab.groups:
+        with search.lab.stand(plan, group) as stand:
+            base = stand.seen_from(plan, rows)
+            for site in itertools.islice(watched, len(group)):
+                found[site] = _weight(search.lab, stand, (curves[site], plan), base)
+    for _ in watched:
+        pass  # to the end, so that what watches sees it
     known = [weight for weight in found.values() if weight is not None and weight > 0]
     least = _LEAST_WEIGHT * float(np.median(known)) if known else 1.0
     for site, weight in found.items():
@@ -142,24 +152,20 @@ def weighted(curves: Sequence[Curve], weights: Mapping[str, float]) -> list[Curv
 
 
 def within_region(curve: Curve, present: Choice, region: tuple[float, float]) -> Curve:
-    """Return the choices whose cost lies within a region about the present one's, the present one and its neighbours."""
+    """Return the choices whose cost lies within a region about the present one's, and its neighbours."""
     useful = undominated(curve).choices
     place = min(range(len(useful)), key=lambda number: abs(useful[number].cost - present.cost))
     low, high = (bound * present.cost for bound in region)
-    chosen = (
-        choice
-        for number, choice in enumerate(useful)
-        if low <= choice.cost <= high or abs(number - place) <= 1
-    )
+    chosen = (choice for number, choice in enumerate(useful) if low <= choice.cost <= high or abs(number - place) <= 1)
     return replace(curve, choices=tuple(chosen))
 
 
-def _weight(search: Search, curve: Curve, plan: Plan, base: Rows) -> float | None:
+def _weight(lab: Lab, stand: Stand, cut: tuple[Curve, Plan], base: Rows) -> float | None:
     """Return how far the output moves per unit of one site's share; None where that cannot be seen."""
-    present = plan[curve.site]
-    other = _other(curve, present)
-    share = abs(other.error - present.error)
-    return search.lab.loss({**plan, curve.site: other}, base) / share if share else None
+    curve, plan = cut
+    other = _other(curve, plan[curve.site])
+    share = abs(other.error - plan[curve.site].error)
+    return lab.weighed(stand.losses({**plan, curve.site: other}, base)) / share if share else None
 
 
 def _other(curve: Curve, present: Choice) -> Choice:
