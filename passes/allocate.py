@@ -12,7 +12,7 @@ RANK_QUANTUM = 8  # ranks that are no multiple of the vector width made models w
 # Two products in place of one pay only where they save clearly: a fold that keeps more than this share is not offered.
 LARGEST_SHARE = 0.8
 # Beside two products a pivoted fold copies features, by a Split and an Add or by a Concat, whatever its rank. With the
-# parameters of a pair it takes .9 to 1.14 times as long (`python -m benchmarks.pivoted`), most at the smallest layers
+# parameters of a pair it takes .9 to 1.15 times as long (`python -m benchmarks.pivoted`), most at the smallest layers
 # and ranks. So it has to save this share of a pair; below that it would buy less than a twentieth more rank.
 LEAST_PIVOT_SAVING = 0.05
 
