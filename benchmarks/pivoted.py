@@ -1,8 +1,8 @@
 """What the pivoted form costs in time: `python -m benchmarks.pivoted [--rounds N]`; rewrites `results/pivoted.json`.
 
 One layer, MatMul and Add, with a made-up weight: dense, folded as a pair, and pivoted with as many parameters as the
-pair, at the next lower multiple of the rank quantum. Times are one thread's own, which other work on the
-hardly changes them.
+pair, at the next lower multiple of the rank quantum. Times are one thread's own, which
+other work on the machine hardly changes.
 """
 
 from __future__ import annotations

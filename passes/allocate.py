@@ -11,9 +11,9 @@ from rankfold.values import Form, folded_parameters
 RANK_QUANTUM = 8  # ranks that are no multiple of the vector width made models with fewer parameters no faster
 # Two products in place of one pay only where they save clearly: a fold that keeps more than this share is not offered.
 LARGEST_SHARE = 0.8
-# Beside the same two products a pivoted fold copies features, by a Split and an Add or by a Concat. With the parameters
-# of a pair it took 1.00 to 1.12 times as long (onnxruntime on a CPU, 2,056 and 3,200 rows, 128 × 512 to 1536 × 384),
-# whatever the rank. So it has to save this share of a pair; below that it would buy less than a twentieth more rank.
+# Beside two products a pivoted fold copies features, by a Split and an Add or by a Concat, whatever its rank. With the
+# parameters of a pair it takes .9 to 1.15 times as long (`python -m benchmarks.pivoted`), most at the smallest layers
+# and ranks. So it has to save this share of a pair; below that it would buy less than a twentieth more rank.
 LEAST_PIVOT_SAVING = 0.05
 
 

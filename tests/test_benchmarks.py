@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from benchmarks import common, gpu, large, quality
+from benchmarks import common, gpu, large, pivoted, quality
 from benchmarks.plain_svd import fold_plain, svd_basis
 from benchmarks.synthetic_transformer import INPUT, shape_of, token_ids, write_transformer
 from onnx_examples import build, gaussian, low_rank_rows, run, save
@@ -28,6 +28,13 @@ def test_gpu_benchmark_runs_the_same_path_on_the_cpu(capsys: pytest.CaptureFixtu
     single, half = (line.split(" | ") for line in lines[2:])
     assert float(single[4]) == 0.0  # the CPU against itself
     assert abs(float(half[3]) - float(single[3])) < 0.02  # float16 adds its rounding, a percent, to the fold's error
+
+
+def test_the_times_of_the_pivoted_form_are_taken_at_equal_parameters() -> None:
+    assert pivoted.pivoted_rank(384, 384, 96) == 112  # 112 · 656 = 73,472 of the pair's 73,728; 120 · 648 is more
+    rows = pivoted.timed_layer((2, 3), (64, 64), rounds=1)
+    assert [row["ranks"] for row in rows] == [[8, 8], [16, 16], [24, 32]]  # at a fifth there is no rank
+    assert all(min(row["ms"].values()) > 0 for row in rows)
 
 
 def test_plain_svd_keeps_the_largest_singular_values() -> None:

@@ -19,7 +19,7 @@ from rankfold.errors import ModelError, PlanError
 from rankfold.passes.bases import site_basis
 from rankfold.passes.fold import fold
 from rankfold.passes.model_file import load_model
-from rankfold.passes.plan import check_plan
+from rankfold.passes.plan import check_plan, site_curves
 from rankfold.passes.sites import find_sites
 from rankfold.passes.write_model import write_model
 
@@ -221,6 +221,22 @@ def test_a_plan_cannot_pivot_what_has_no_pivots(tmp_path: Path) -> None:
     pivoted = replace(plan, sites=tuple(replace(line, form="pivoted") for line in plan.sites))
     with pytest.raises(PlanError, match=r"is pivoted in the plan, which it cannot be; expected the form 'pair'"):
         check_plan(pivoted, scan, model_digest=model.digest)
+
+
+def test_a_plan_of_its_own_pivots_matrices_and_not_convolutions(tmp_path: Path) -> None:
+    forms = {}
+    for name, nodes, weights, shape in (
+        ("convolution", "y = Conv(x, w)", {"w": gaussian(64, 64, 1, 1)}, (6, 64, 5, 5)),
+        ("matrix", "y = MatMul(x, w)", {"w": gaussian(64, 64)}, (6, 25, 64)),
+    ):
+        (tmp_path / name).mkdir()
+        model = Example(nodes, weights, shape, (), "").model(tmp_path / name)
+        scan = find_sites(model)
+        moments = collected(model, scan, {"x": np.random.default_rng(3).standard_normal(shape).astype(np.float32)})
+        (curve,) = site_curves(scan, {site.name: site_basis(model, scan, site, moments) for site in scan.sites})
+        forms[name] = {choice.form for choice in curve.choices if choice.rank is not None}
+        assert scan.sites[0].pivots  # by hand both may be
+    assert forms == {"convolution": {"pair"}, "matrix": {"pivoted"}}
 
 
 def test_pivots_of_all_features_are_refused(tmp_path: Path) -> None:
