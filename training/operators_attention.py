@@ -12,7 +12,7 @@ from torch.nn import functional
 from rankfold.errors import ModelError
 from rankfold.training.node import Compute, Node, Operator
 
-_INPUTS = 6  # the seventh, lengths without padding, is refused
+_LENGTHS = 6  # the input of lengths without padding, which is refused
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,11 @@ def _attention(node: Node) -> Compute:
     query_heads, key_heads = node.integer("q_num_heads", 0), node.integer("kv_num_heads", 0)
     node.ignore("softmax_precision")  # a wish for a wider type
     node.only("qk_matmul_output_mode", 0)
-    if node.has(_INPUTS):
+    if node.has(_LENGTHS):
         raise ModelError("input nonpad_kv_seqlen")
 
-    def compute(*inputs: Tensor | None) -> tuple[Tensor, ...]:
-        query, key, value, mask, past_key, past_value = (*inputs, *[None] * (_INPUTS - len(inputs)))
-        assert query is not None and key is not None and value is not None  # noqa: PT018 # required inputs
+    def compute(query: Tensor, key: Tensor, value: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
+        mask, past_key, past_value = [*others, None, None, None][:3]
         flat = query.ndim == 3
         if flat:
             query, key, value = _heads(query, query_heads), _heads(key, key_heads), _heads(value, key_heads)
@@ -59,9 +58,10 @@ def _mixed(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, score
     if groups > 1:  # several heads of queries read one of keys
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     if not scores.softcap:
-        return functional.scaled_dot_product_attention(query, key, value, bias, scale=scores.scale)
+        fused: Tensor = functional.scaled_dot_product_attention(query, key, value, bias, scale=scores.scale)
+        return fused
     scale = query.shape[-1] ** -0.5 if scores.scale is None else scores.scale
-    products = scores.softcap * torch.tanh(query @ key.mT * scale / scores.softcap)
+    products = scores.softcap * torch.tanh(query @ key.transpose(-2, -1) * scale / scores.softcap)
     return functional.softmax(products if bias is None else products + bias, -1) @ value
 
 

@@ -30,17 +30,14 @@ def _turned(x: Tensor) -> Tensor:
 
 
 def _skip_layer_normalization(node: Node) -> Compute:
-    """Read the runtime's sum and LayerNormalization in one; its second and third output only training has."""
+    """Read a sum and its LayerNormalization in one; the sum itself is the fourth output."""
     epsilon = node.number("epsilon", 1e-12)  # the contrib operator's own default
 
-    def compute(*inputs: Tensor | None) -> tuple[Tensor, ...]:
-        x, skip, scale, shift, bias = (*inputs, *[None] * (5 - len(inputs)))
-        assert x is not None and skip is not None  # noqa: PT018 # required inputs
+    def compute(
+        x: Tensor, skip: Tensor, scale: Tensor, shift: Tensor | None = None, bias: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         summed = x + skip if bias is None else x + skip + bias
-        width = x.shape[-1:]
-        if node.outputs == 1:
-            return (functional.layer_norm(summed, width, scale, shift, epsilon),)
-        return (*torch.native_layer_norm(summed, width, scale, shift, epsilon), summed)
+        return (*torch.native_layer_norm(summed, x.shape[-1:], scale, shift, epsilon), summed)
 
     return compute
 

@@ -20,10 +20,8 @@ def _layer_normalization(node: Node) -> Compute:
 
     def compute(x: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
         shape = x.shape[axis:]
-        factors = [part if part is None else part.expand(shape) for part in (scale, bias)]
-        if node.outputs == 1:  # as a rule; this way torch makes one kernel of it
-            return (functional.layer_norm(x, shape, *factors, epsilon),)
-        return torch.native_layer_norm(x, shape, *factors, epsilon)
+        shift = None if bias is None else bias.expand(shape)
+        return torch.native_layer_norm(x, shape, scale.expand(shape), shift, epsilon)
 
     return compute
 

@@ -27,7 +27,7 @@ def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 def _prod(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     for axis in sorted((axis % x.ndim for axis in axes), reverse=True):
-        x = x.prod(axis, keepdim=keep, dtype=x.dtype)
+        x = torch.prod(x, axis, keepdim=keep, dtype=x.dtype)
     return x
 
 
@@ -36,7 +36,8 @@ def _l1(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def _l2(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=axes, keepdim=keep)  # unlike √Σx², with a gradient at 0
+    norm: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=keep)
+    return norm  # unlike √Σx², with a gradient at 0
 
 
 def _sum_square(x: Tensor, axes: list[int], keep: bool) -> Tensor:

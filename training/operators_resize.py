@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ Kernel = Callable[[Tensor], Tensor]
 """How much a pixel counts by its distance from the place that is read."""
 
 _COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
-_ROUNDINGS = {
+_ROUNDINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "round_prefer_floor": lambda x: torch.ceil(x - 0.5),
     "round_prefer_ceil": lambda x: torch.floor(x + 0.5),
     "floor": torch.floor,

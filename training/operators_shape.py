@@ -75,8 +75,8 @@ def _split(node: Node) -> Compute:
 
     def compute(x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         if lengths is not None:
-            return x.split(integers(lengths), axis)
-        return x.split(math.ceil(x.shape[axis] / parts), axis)  # the last may be shorter
+            return torch.split(x, integers(lengths), axis)
+        return torch.split(x, math.ceil(x.shape[axis] / parts), axis)  # the last may be shorter
 
     return compute
 

@@ -69,4 +69,4 @@ def integers(tensor: Tensor) -> list[int]:
 
 def _type_name(element_type: int) -> str:
     known = TensorProto.DataType.values()
-    return str(TensorProto.DataType.Name(element_type)) if element_type in known else str(element_type)  # type: ignore[arg-type]
+    return str(TensorProto.DataType.Name(element_type)) if element_type in known else str(element_type)
