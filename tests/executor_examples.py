@@ -13,10 +13,10 @@ from rankfold.training.executor import build
 from rankfold.training.tensors import from_array
 from rankfold.values import Feed
 
-# Of each number, and of the largest beside it, which takes part in the same sums. Sums of up to a few hundred terms in
-# another order, and functions such as erf by another approximation, differ by some dozen roundings: 6e-8 each in float32
-# (float64 is held to the same, since a part of the graphs narrows it), 5e-4 in float16 and 4e-3 in bfloat16, where two
-# roundings are as far apart as one may see, since libraries round between operators at different places.
+# Of each number, and of the largest beside it, which takes part in the same sums. Sums of a few hundred terms in
+# another order, and functions such as erf by another approximation, differ by some dozen roundings of 6e-8 in float32
+# (float64 is held to the same: some graphs narrow it). A rounding of float16 is 5e-4 and of bfloat16 4e-3; libraries
+# round at different places between operators, which is one or two of them.
 RELATIVE = {"float32": 1e-4, "float64": 1e-4, "float16": 2e-3, "bfloat16": 1.6e-2}
 OF_LARGEST = {"float32": 1e-6, "float64": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
 

@@ -21,7 +21,7 @@ from rankfold.training.tensors import TORCH_TYPES
 FOUR_DIGITS = {"gridsample_bicubic", "averagepool_2d_ceil_last_window_starts_on_pad"}
 """Cases whose expected numbers are written with no more."""
 LENGTH_NOT_ROUNDED = {f"resize_downsample_scales_{mode}_align_corners" for mode in ("linear", "cubic")}
-"""Cases that map corners of a length with a fraction; onnxruntime, and torch, map those of the length that comes out."""
+"""Cases that map corners of a length with a fraction; onnxruntime, and torch, map those of the length that results."""
 FEWEST = 1150  # cases that run; were the cases or the table read wrongly, few would
 
 

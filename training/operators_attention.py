@@ -62,7 +62,8 @@ def _mixed(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, score
         return fused
     scale = query.shape[-1] ** -0.5 if scores.scale is None else scores.scale
     products = scores.softcap * torch.tanh(query @ key.transpose(-2, -1) * scale / scores.softcap)
-    return functional.softmax(products if bias is None else products + bias, -1) @ value
+    shares = functional.softmax(products if bias is None else products + bias, -1)
+    return torch.matmul(shares, value)
 
 
 def _bias(query: Tensor, key: Tensor, mask: Tensor | None, past: int | None) -> Tensor | None:

@@ -59,12 +59,11 @@ class Windows:
         axes = len(lengths)
         if not self.ceil_mode or self.auto_pad != "NOTSET":
             return [0] * axes
-        before = [side for side, _ in self.sides(lengths, kernel)]
+        reach, steps = extents(kernel, self.spreads(axes)), self.steps(axes)
+        after = [side for _, side in self.sides(lengths, kernel)]
         return [
             _overhang(length, window, step, length - side)
-            for length, window, step, side in zip(
-                lengths, extents(kernel, self.spreads(axes)), self.steps(axes), before, strict=True
-            )
+            for length, window, step, side in zip(lengths, reach, steps, after, strict=True)
         ]
 
 
