@@ -15,7 +15,7 @@ from onnx_examples import run
 
 from rankfold.errors import ModelError
 from rankfold.training.operators import OPERATORS
-from rankfold.training.reading import NEWEST_OPSET, OLDEST_OPSET
+from rankfold.training.reading import CONSTANT, NEWEST_OPSET, OLDEST_OPSET
 from rankfold.training.tensors import TORCH_TYPES
 
 FOUR_DIGITS = {"gridsample_bicubic", "averagepool_2d_ceil_last_window_starts_on_pad"}
@@ -33,7 +33,7 @@ def concerns_the_executor(case: Case) -> bool:
     """Return whether it has all operators of a case, and torch the types that go in and out."""
     graph = case.model.graph
     values = [value.type for value in (*graph.input, *graph.output)]
-    return {(node.domain, node.op_type) for node in graph.node} <= {*OPERATORS, ("", "Constant")} and all(
+    return {(node.domain, node.op_type) for node in graph.node} <= {*OPERATORS, CONSTANT} and all(
         value.WhichOneof("value") == "tensor_type" and value.tensor_type.elem_type in TORCH_TYPES for value in values
     )
 

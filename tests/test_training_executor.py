@@ -45,6 +45,16 @@ g (float[B,T,12] x) => (float[B,3,T,4] y) <int64 zero = {0}, int64 one = {1}, in
   y = Add(turned, column)
 }
 """
+# Takes the first token, as classifiers do, and hides some of the others behind a mask made of nothing but a shape.
+MASKED = """
+g (float[B,T,12] x) => (float[B,12] y) <int64 zero = {0}, float low = {-9.0}> {
+  s = Shape(x)
+  ones = ConstantOfShape<value = bool[1] {1}>(s)
+  later = Trilu<upper=0>(ones)
+  masked = Where(later, x, low)
+  y = Gather<axis=1>(masked, zero)
+}
+"""
 
 
 def mlp() -> onnx.ModelProto:
@@ -55,14 +65,19 @@ def rows(count: int) -> np.ndarray:
     return gaussian(count, 8, seed=3, scale=1.0)
 
 
+@pytest.mark.parametrize("text", [HEADS, MASKED], ids=["heads", "masked"])
 @pytest.mark.parametrize("batch", [1, 5])
-def test_lengths_follow_the_feed(batch: int) -> None:
-    model = model_of(HEADS, {})
+def test_lengths_follow_the_feed(text: str, batch: int) -> None:
+    model = model_of(text, {})
     feed = {"x": gaussian(batch, 7, 12, scale=1.0)}
     assert disagreement(run_in_torch(model, feed), run(model, feed)) is None
 
 
-@pytest.mark.parametrize("model", [model_of(HEADS, {}), onnx.load(demo.embedded_model())], ids=["heads", "vit"])
+@pytest.mark.parametrize(
+    "model",
+    [model_of(HEADS, {}), model_of(MASKED, {}), onnx.load(demo.embedded_model())],
+    ids=["heads", "masked", "vit"],
+)
 def test_a_device_is_never_waited_for(model: onnx.ModelProto) -> None:
     """Tensors of the meta device have shapes and no numbers: asking for one is an error."""
     (value,) = model.graph.input

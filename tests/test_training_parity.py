@@ -80,6 +80,9 @@ TEXTS = {
     "transposed, uneven pads": "y = ConvTranspose<pads=[0, 1, 2, 1], strides=[2, 2], output_padding=[1, 0]>(x, k)",
     "transposed, same": 'y = ConvTranspose<auto_pad="SAME_UPPER", strides=[2, 1]>(x, k)',
     "pool, uneven and up": "y = MaxPool<kernel_shape=[3, 2], pads=[1, 0, 0, 1], strides=[2, 2], ceil_mode=1>(x)",
+    "average, up": "y = AveragePool<kernel_shape=[3, 2], pads=[1, 0, 0, 1], strides=[2, 2], ceil_mode=1>(x)",
+    "one of an axis": "y = Gather<axis=2>(x, last)",
+    "some of an axis": "y = Gather<axis=3>(x, some)",
     "attributes of reductions": "z = ReduceMean<axes=[1, -1], keepdims=0>(x) w = ReduceMax<axes=[0]>(z) y = Neg(w)",
     "split in equal parts": "l, h = Split<axis=1>(x) y = Sub(l, h)",
     "fused product": "l, h = Split<axis=1>(x) y = com.microsoft.FusedMatMul<alpha=0.3, transA=1>(l, h)",
@@ -94,7 +97,8 @@ TEXTS = {
 def test_operators_agree(name: str) -> None:
     text = f"g (float[2,4,9,8] x, float[2,5,6] r) => (y) {{ {TEXTS[name]} }}"
     vectors = {part: gaussian(6, seed=at, scale=1.0) for at, part in enumerate(("scale", "shift", "b"))}
-    known = {"k": gaussian(4, 4, 3, 2), "r2": gaussian(2, 5, 6, seed=5, scale=1.0), **vectors}
+    places = {"last": np.array(-1), "some": np.array([[0, -2], [3, 3]])}
+    known = {"k": gaussian(4, 4, 3, 2), "r2": gaussian(2, 5, 6, seed=5, scale=1.0), **vectors, **places}
     weights = {part: value for part, value in known.items() if re.search(rf"\b{part}\b", TEXTS[name])}
     model = model_of(text.replace("(y)", "(float y)"), weights, header=HEADER)
     model.graph.output[0].ClearField("type")

@@ -43,8 +43,8 @@ def build(
 class GraphModule(nn.Module):
     """A graph whose trainable constants are parameters; `state_dict` holds these alone.
 
-    The frozen ones are buffers that follow `.to(device)`. Feeds are expected on the module's device; what follows
-    from shapes alone is computed, and comes out, on the CPU.
+    The frozen ones are buffers that follow `.to(device)`; the types are the graph's and are best left. Feeds are
+    expected on the module's device; what follows from shapes alone is computed, and comes out, on the CPU.
     """
 
     def __init__(self, program: Program, constants: Mapping[str, Tensor], trainable: Collection[str]) -> None:

@@ -115,20 +115,20 @@ class Operator:
 
     Attributes:
         bind: Reads a node and returns what computes it; raises ModelError for a meaning it lacks.
-        shapes: The inputs that are read as Python numbers, such as shapes and axes: best where the CPU has them.
+        shapes: The inputs that are best on the CPU: shapes, axes and such, which are read as Python numbers.
         outputs: How many outputs it can give.
-        measures: Whether it looks only at its input's shape, so that the CPU knows the output whatever computes.
+        on_cpu: Whether its output is made there whatever device computes: it follows from shapes alone.
     """
 
     bind: Callable[[Node], Compute]
     shapes: tuple[int, ...] = ()
     outputs: int = 1
-    measures: bool = False
+    on_cpu: bool = False
 
 
-def plain(function: Compute, *, shapes: tuple[int, ...] = (), measures: bool = False) -> Operator:
+def plain(function: Compute, *, shapes: tuple[int, ...] = (), on_cpu: bool = False) -> Operator:
     """Return the operator without attributes that a function of tensors computes."""
-    return Operator(lambda node: function, shapes=shapes, measures=measures)  # noqa: ARG005
+    return Operator(lambda node: function, shapes=shapes, on_cpu=on_cpu)  # noqa: ARG005
 
 
 def bound(operator: Operator, node: Node) -> Compute:

@@ -50,7 +50,8 @@ def _attention(node: Node) -> Compute:
 
 def _heads(x: Tensor, heads: int) -> Tensor:
     """Return (batch, tokens, heads · width) as (batch, heads, tokens, width)."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    split: Tensor = x.unflatten(2, (heads, -1))
+    return split.transpose(1, 2)
 
 
 def _mixed(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scores: _Scores) -> Tensor:

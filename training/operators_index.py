@@ -22,7 +22,12 @@ def _gather(node: Node) -> Compute:
     axis = node.integer("axis", 0)
 
     def compute(x: Tensor, indices: Tensor) -> Tensor:
-        return x[(slice(None),) * (axis % x.ndim) + (indices.to(torch.int64),)]
+        before = (slice(None),) * (axis % x.ndim)
+        if indices.ndim:
+            return x[before + (indices.to(x.device, torch.int64),)]
+        if indices.device.type == "cpu":
+            return x.select(axis, int(indices))
+        return x[before + (indices.reshape(1).to(torch.int64),)].squeeze(axis)  # torch would wait for a lone index
 
     return compute
 
@@ -133,14 +138,14 @@ def constant(node: Node) -> Tensor:
 
 
 OPERATORS = {
-    ("", "Gather"): Operator(_gather),
+    ("", "Gather"): Operator(_gather, shapes=(1,)),
     ("", "GatherElements"): Operator(_gather_elements),
     ("", "GatherND"): Operator(_gather_nd),
     ("", "ScatterElements"): Operator(_scatter_elements),
     ("", "ScatterND"): Operator(_scatter_nd),
     ("", "OneHot"): Operator(_one_hot, shapes=(1,)),
     ("", "NonZero"): plain(_non_zero),
-    ("", "Range"): plain(_range, shapes=(0, 1, 2)),
-    ("", "ConstantOfShape"): Operator(_constant_of_shape, shapes=(0,)),
+    ("", "Range"): plain(_range, shapes=(0, 1, 2), on_cpu=True),
+    ("", "ConstantOfShape"): Operator(_constant_of_shape, shapes=(0,), on_cpu=True),
     ("", "EyeLike"): Operator(_eye_like),
 }

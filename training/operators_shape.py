@@ -168,8 +168,8 @@ def _triangle(node: Node) -> Compute:
 _SECOND = (1,)
 
 OPERATORS = {
-    ("", "Shape"): Operator(_shape, measures=True),
-    ("", "Size"): plain(_size, measures=True),
+    ("", "Shape"): Operator(_shape, on_cpu=True),
+    ("", "Size"): plain(_size, on_cpu=True),
     ("", "Reshape"): Operator(_reshape, shapes=_SECOND),
     ("", "Flatten"): Operator(_flatten),
     ("", "Transpose"): Operator(_transpose),

@@ -106,7 +106,7 @@ class _Layout:
         here = [name in self.on_cpu or name in self._small for name in names]
         given = [at for at, name in enumerate(names) if name]
         all_here = all(here[at] for at in given)
-        if all_here or node.operator.measures:
+        if all_here or node.operator.on_cpu:
             self.on_cpu.update(name for name in results if name)
         read_here = [here[at] and (all_here or at in node.operator.shapes) for at in range(len(names))]
         moved = [at for at in given if names[at] in self.on_cpu and not read_here[at]]

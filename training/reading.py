@@ -18,6 +18,7 @@ from rankfold.training.operators_index import constant
 from rankfold.training.tensors import from_array, from_proto, torch_type
 
 OLDEST_OPSET, NEWEST_OPSET = 13, 25  # between these the operators mean what they mean here
+CONSTANT = ("", "Constant")  # the one operator that the table lacks: it is read and not computed
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,15 @@ def read_graph(proto: ModelProto, weights: Mapping[str, NDArray[np.generic]]) ->
         if lost is not None:
             lacks.append(_Lack(f"what makes {lost!r} before it is read", _named(node)))
         known.update(node.output)
-        reading = Node(node, versions.get(_domain(node.domain), 1), constants)
         try:
-            if _key(node) == ("", "Constant"):
-                constants[node.output[0]] = constant(reading)
-            else:
-                nodes.append(_bound(reading))
+            read = _read(Node(node, versions.get(_domain(node.domain), 1), constants))
         except ModelError as error:
-            lacks.append(_Lack(_reason(node, str(error)), _named(node)))
+            lacks.append(_Lack(str(error), _named(node)))
+            continue
+        if isinstance(read, Tensor):
+            constants[node.output[0]] = read
+        else:
+            nodes.append(read)
     outputs = tuple(value.name for value in graph.output)
     lacks.extend(_Lack(f"what makes output {name!r}", "") for name in outputs if name not in known)
     if lacks:
@@ -131,15 +133,17 @@ def _initializers(
     return found
 
 
-def _bound(node: Node) -> BoundNode:
-    operator = OPERATORS.get(_key(node.proto))
-    if operator is None:
-        raise ModelError("")
-    return BoundNode(node.proto, operator, bound(operator, node))
-
-
-def _key(node: NodeProto) -> tuple[str, str]:
-    return _domain(node.domain), node.op_type
+def _read(node: Node) -> BoundNode | Tensor:
+    """Return what computes a node, or what a Constant node holds; raise ModelError with what is missing."""
+    key = (_domain(node.proto.domain), node.proto.op_type)
+    title = ".".join(part for part in key if part)
+    operator = OPERATORS.get(key)
+    if operator is None and key != CONSTANT:
+        raise ModelError(f"operator {title}")
+    try:
+        return constant(node) if operator is None else BoundNode(node.proto, operator, bound(operator, node))
+    except ModelError as error:
+        raise ModelError(f"{title} with {error}") from error
 
 
 def _domain(name: str) -> str:
@@ -148,11 +152,6 @@ def _domain(name: str) -> str:
 
 def _named(node: NodeProto) -> str:
     return repr(node.name or next(iter(node.output), ""))
-
-
-def _reason(node: NodeProto, detail: str) -> str:
-    operator = ".".join(part for part in _key(node) if part)
-    return f"{operator} with {detail}" if detail else f"operator {operator}"
 
 
 def _listed(lacks: Collection[_Lack]) -> str:
