@@ -22,12 +22,12 @@ def _gather(node: Node) -> Compute:
     axis = node.integer("axis", 0)
 
     def compute(x: Tensor, indices: Tensor) -> Tensor:
-        before = (slice(None),) * (axis % x.ndim)
+        before: tuple[slice | Tensor, ...] = (slice(None),) * (axis % x.ndim)
         if indices.ndim:
-            return x[before + (indices.to(x.device, torch.int64),)]
+            return x[(*before, indices.to(x.device, torch.int64))]
         if indices.device.type == "cpu":
             return x.select(axis, int(indices))
-        return x[before + (indices.reshape(1).to(torch.int64),)].squeeze(axis)  # torch would wait for a lone index
+        return x[(*before, indices.reshape(1).to(torch.int64))].squeeze(axis)  # torch would wait for a lone index
 
     return compute
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -178,7 +179,7 @@ OPERATORS = {
     ("", "Expand"): plain(_expand, shapes=_SECOND),
     ("", "Tile"): plain(_tile, shapes=_SECOND),
     ("", "Concat"): Operator(_concat),
-    ("", "Split"): Operator(_split, shapes=_SECOND, outputs=2**31),
+    ("", "Split"): Operator(_split, shapes=_SECOND, outputs=sys.maxsize),
     ("", "Slice"): plain(_slice, shapes=(1, 2, 3, 4)),
     ("", "Pad"): Operator(_pad, shapes=(1, 2, 3)),
     ("", "DepthToSpace"): Operator(_depth_to_space),

@@ -171,4 +171,4 @@ def _places(nodes: list[str]) -> str:
 def _advice(proto: ModelProto) -> str:
     if proto.functions:
         return "put its local functions in line first: onnx.inliner.inline_local_functions"
-    return "export it without these, for an opset in between"
+    return f"export it without these, for an opset from {OLDEST_OPSET} to {NEWEST_OPSET}"
