@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rankfold.training.node import Compute, Node, Operator, plain
-from rankfold.training.windows import extents, halves, padded, read_windows
+from rankfold.training.windows import Windows, extents, halves, padded, read_windows
 
 Convolution = Callable[..., Tensor]
 
@@ -76,15 +76,20 @@ def _conv_transpose(node: Node) -> Compute:
         if goal is None:
             sides = windows.sides(x.shape[2:], weight.shape[2:])
         else:
-            reach = extents(weight.shape[2:], spreads)
-            whole = [(n - 1) * step + size for n, step, size in zip(x.shape[2:], steps, reach, strict=True)]
-            surplus = [n + more - end for n, more, end in zip(whole, extra, goal, strict=True)]
+            surplus = _surplus(x, weight, windows, [end - more for end, more in zip(goal, extra, strict=True)])
             sides = [halves(max(0, n), upper=windows.auto_pad == "SAME_UPPER") for n in surplus]
             extra = [more + max(0, -n) for more, n in zip(extra, surplus, strict=True)]
         full = _TRANSPOSED[axes - 1](x, weight, bias, steps, 0, extra, group, spreads)
         return padded(full, [(-before, -after) for before, after in sides])
 
     return compute
+
+
+def _surplus(x: Tensor, weight: Tensor, windows: Windows, goal: list[int]) -> list[int]:
+    """Return by how much a transposed convolution without padding is longer than wanted, axis by axis."""
+    steps, spreads = windows.steps(len(goal)), windows.spreads(len(goal))
+    lengths = zip(x.shape[2:], steps, extents(weight.shape[2:], spreads), goal, strict=True)
+    return [(length - 1) * step + reach - end for length, step, reach, end in lengths]
 
 
 OPERATORS = {
