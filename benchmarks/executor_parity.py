@@ -94,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for group, lines in _grouped(found).items()
     }
     content: dict[str, Any] = {
+        "torch": torch.__version__,
         "agreement": groups,
         "refused": sorted({line.refusal for line in found if line.refusal}),
         "forward_and_backward_at_batch_64": times,
