@@ -179,6 +179,7 @@ def test_every_room_is_read() -> None:
         "errors",
         "passes",
         "runtime_calib",
+        "training",
         "models",
         "tools",
         "pipeline",

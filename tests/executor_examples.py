@@ -1,0 +1,54 @@
+"""What the tests of the executor share: running a model in torch, and how close is close enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from rankfold.training.executor import build
+from rankfold.training.tensors import from_array
+from rankfold.values import Feed
+
+# Of each number, and of the largest beside it, which takes part in the same sums. Sums of a few hundred terms in
+# another order, and functions such as erf by another approximation, differ by some dozen roundings of 6e-8 in float32
+# (float64 is held to the same: some graphs narrow it). A rounding of float16 is 5e-4 and of bfloat16 4e-3; libraries
+# round at different places between operators, which is one or two of them.
+RELATIVE = {"float32": 1e-4, "float64": 1e-4, "float16": 2e-3, "bfloat16": 1.6e-2}
+OF_LARGEST = {"float32": 1e-6, "float64": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
+
+
+def run_in_torch(model: ModelProto, feed: Feed) -> list[NDArray[np.generic]]:
+    """Return a model's outputs as the executor computes them; bfloat16 widened, since numpy lacks it."""
+    made = build(model)({name: from_array(value) for name, value in feed.items()})
+    return [as_array(value) for value in made.values()]
+
+
+def as_array(value: torch.Tensor) -> NDArray[np.generic]:
+    plain = value.detach()
+    return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+
+
+def disagreement(found: Sequence[NDArray[np.generic]], expected: Sequence[NDArray[np.generic]]) -> str | None:
+    """Return in what outputs differ, None where types, shapes and numbers agree; integers have to be equal."""
+    if len(found) != len(expected):
+        return f"{len(found)} outputs for {len(expected)}"
+    return next((reason for pair in zip(found, expected, strict=True) if (reason := _difference(*pair))), None)
+
+
+def _difference(found: NDArray[np.generic], expected: NDArray[np.generic]) -> str | None:
+    kind = expected.dtype.name
+    if kind == "bfloat16":
+        expected = expected.astype(np.float32)
+    if (found.dtype, found.shape) != (expected.dtype, expected.shape):
+        return f"{found.dtype}{list(found.shape)} for {kind}{list(expected.shape)}"
+    if kind not in RELATIVE:
+        return None if np.array_equal(found, expected) else "other integers"
+    finite = np.abs(expected[np.isfinite(expected)].astype(np.float64))
+    slack = OF_LARGEST[kind] * finite.max(initial=0.0)
+    if np.allclose(found, expected, rtol=RELATIVE[kind], atol=slack, equal_nan=True):
+        return None
+    return f"{np.nanmax(np.abs(found.astype(np.float64) - expected)):.2g} away from numbers up to {finite.max():.2g}"

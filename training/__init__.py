@@ -1,0 +1,1 @@
+"""An ONNX graph under autograd, in torch: what trains, differentiates or attacks a model runs it here."""
