@@ -11,12 +11,8 @@ from pathlib import Path
 import numpy as np
 from scipy import linalg
 
-from rankfold import __version__
-from rankfold.passes.fold import finite_weight, fold
-from rankfold.passes.model_file import load_model
-from rankfold.passes.sites import find_sites
+from benchmarks.folding import bases_by_weight, fold_with
 from rankfold.passes.spectrum import Spectrum
-from rankfold.passes.write_model import write_model
 from rankfold.values import FloatArray, RankPlan
 
 
@@ -27,15 +23,6 @@ def svd_basis(weight: FloatArray, uses: int) -> Spectrum:
     return Spectrum(singular**2, right.T, means, centred=False, damping=0.0, rows=0)
 
 
-def fold_plain(model: Path, plan: RankPlan, output: Path) -> Path:
+def fold_plain(model: Path, plan: RankPlan, output: Path, *, include: tuple[str, ...] = ()) -> Path:
     """Write the model folded by plain SVD at the plan's ranks, and return where."""
-    loaded = load_model(model)
-    scan = find_sites(loaded)
-    planned = {line.site for line in plan.folded}
-    bases = {
-        site.name: svd_basis(finite_weight(loaded, scan, site), len(site.uses))
-        for site in scan.sites
-        if site.name in planned
-    }
-    write_model(fold(loaded, scan, plan, bases, version=__version__), loaded, output)
-    return output
+    return fold_with(model, plan, bases_by_weight(model, plan, svd_basis, include=include), output, include=include)
