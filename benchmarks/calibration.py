@@ -23,7 +23,6 @@ from onnxruntime.quantization.calibrate import CalibrationDataReader, Calibratio
 
 from benchmarks import dinov2
 from benchmarks.common import markdown, write_results
-from rankfold.capture import tap_settings
 from rankfold.options import Options
 from rankfold.passes.model_file import Model, load_model
 from rankfold.passes.sites import Scan, find_sites
@@ -31,6 +30,7 @@ from rankfold.passes.taps import tap
 from rankfold.runtime_calib.collect import Collector
 from rankfold.runtime_calib.sessions import open_session
 from rankfold.runtime_calib.threads import limited_threads
+from rankfold.tapping import tap_settings
 from rankfold.values import Feed
 
 BATCH = 8

@@ -16,7 +16,7 @@ from rankfold.passes.model_file import load_model
 from rankfold.pipeline import Options, Result, compress
 from rankfold.values import Feed
 
-QUICK = Options(latency_rounds=0)
+QUICK = Options(latency_rounds=0, allocation="uniform")
 TOTAL = 32 * 64 + 64 * 16  # parameters of the two weights
 
 

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx_examples import build, gaussian, low_rank_rows, mlp, run, save
 
-from rankfold.capture import LARGEST_STRIDE, ROWS_PER_FEATURE
 from rankfold.errors import CalibrationDataError, PlanError, RankfoldError
 from rankfold.pipeline import Options, analyze, calibrate, compress, load_calibration, make_plan, save_calibration
+from rankfold.tapping import LARGEST_STRIDE, ROWS_PER_FEATURE
 from rankfold.values import Calibration, Energy, Feed, Keep, Request
 
 QUICK = Options(latency_rounds=0)
