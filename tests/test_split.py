@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankfold.errors import CalibrationDataError
-from rankfold.runtime_calib.feeds import SpoolWriter, Unit, hold_out, read_spool
+from rankfold.runtime_calib.feeds import Parting, SpoolWriter, Unit, hold_out, read_spool
 
 SHARES = st.sampled_from([0.05, 0.1, 0.2, 0.25, 0.3, 1 / 3, 0.5, 0.6, 0.75, 0.9]) | st.floats(0.02, 0.98)
 
@@ -124,3 +124,26 @@ def test_it_streams(folder):
     with SpoolWriter(folder / "held_out.npz", 4) as spool:
         passed = hold_out(endless(), share=0.5, seed=0, spool=spool)
         assert len([next(passed) for _ in range(100)]) == 100
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=60), st.integers(0, 99))
+def test_held_out_units_are_parted_by_groups(groups, seed):
+    choosing, reporting = [], []
+
+    class Into:
+        def __init__(self, target):
+            self.target = target
+
+        def write(self, unit):
+            self.target.append(int(unit.feed["x"][0, 0]))
+
+    parting = Parting(Into(choosing), Into(reporting), seed=seed)
+    for unit in numbered(len(groups), groups):
+        parting.write(unit)
+    assert sorted(choosing + reporting) == list(range(len(groups)))
+    assert reporting[0] == 0  # there is always something to report on
+    kinds = {groups[i] for i in reporting}
+    assert kinds.isdisjoint(groups[i] for i in choosing)
+    others = len(set(groups)) - 1  # .4 of them report
+    assert math.floor(0.4 * others) <= len(kinds) - 1 <= math.ceil(0.4 * others) + 1

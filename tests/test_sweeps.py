@@ -20,7 +20,9 @@ from rankfold.sweeps import plan_sweeps
 from rankfold.values import Calibration, Feed, Request
 
 SHAPE = Shape(width=64, heads=2, layers=2, vocabulary=500)
-QUICK = Options(latency_rounds=0, row_stride=3)  # every third row, from an offset drawn for each batch
+QUICK = Options(
+    latency_rounds=0, row_stride=3, allocation="uniform"
+)  # every third row, from an offset drawn for each batch
 PLENTY = 1 << 24
 IDS = token_ids(SHAPE, samples=36, tokens=20)
 

@@ -39,6 +39,7 @@ def report_to_json(report: Report, *, limits: Sequence[Limit] = (), commands: Se
         "bytes": asdict(report.size_bytes),
         "samples": {"calibration": report.calibration_samples, "held_out": report.held_out_samples},
         "outputs": outputs_to_json(report.discrepancy),
+        "tried": [asdict(trial) for trial in report.tried],
         "self_check": _self_check_to_json(report.self_check),
         "latency": latency_to_json(report.latency),
         "sites": [asdict(site) for site in report.sites],

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rankfold.findings import Latency, OutputDiscrepancy, Report, SiteOutcome, Size
 from rankfold.tools.limits import Limit, limit_message
+from rankfold.tools.report_search import tried_section
 from rankfold.tools.tables import change, lost, milliseconds, percent, rank_text, shape_text, skip_reasons
 
 _SITES_SHOWN = 24
@@ -22,6 +23,7 @@ def report_to_markdown(report: Report, *, limits: Sequence[Limit] = (), commands
         _limits(limits),
         _sizes(report),
         _quality(report),
+        tried_section(report),
         _latency(report.latency),
         _sites(report),
         _skipped(report),

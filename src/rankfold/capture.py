@@ -74,6 +74,7 @@ def capture(
         "masked_activations": sum(bool(setting.masked) for setting in settings.values()),
         "sweeps": len(sweeps.groups),
         "prepacking": not collection.lean,
+        "choosing_samples": spool_samples(choosing) if choosing else 0,
     }
     return Calibration(
         model_digest=model.digest,

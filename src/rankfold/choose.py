@@ -22,7 +22,7 @@ from rankfold.runtime_calib.trials import Run
 from rankfold.search import Search, Trial, searched
 from rankfold.values import FloatArray, Keep, RankPlan
 
-MOST_ROUNDS = 4
+MOST_ROUNDS = 4  # one where the masks do not fit in memory together, and every plan is a model to write
 # Whole plans are tried a few times a round, each on more samples than a weight takes: what is left for the weights.
 _WEIGHTS_SHARE = 0.8
 
@@ -85,7 +85,7 @@ def keep_searched(study: Study, budget: Keep) -> tuple[RankPlan, tuple[Tried, ..
         return empty, ()
     check_reachable(empty, study.curves, budget.share)
     with open_search(study, empty) as search:
-        best = searched(search, allowed - empty.fixed_parameters, rounds=study.rounds)
+        best = searched(search, allowed - empty.fixed_parameters, rounds=study.rounds if search.lab.standing else 1)
         return with_choices(empty, best.plan), told(search, empty, best)
 
 
