@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from rankfold.passes.allocate import Choice, Curve, parameter_curve
 from rankfold.passes.model_file import Model
-from rankfold.passes.plan import site_curves
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
 from rankfold.values import RankPlan, SiteRank
@@ -51,8 +50,12 @@ def normalised_energy_plan(ground: Ground, spectra: Mapping[str, Spectrum]) -> R
         ground: The model and the budget.
         spectra: Per site, with output energies as values.
     """
-    curves = site_curves(ground.scan, spectra)
-    chosen = _climbed(list(curves), _budget(ground), lambda curve, place: curve.choices[place].error, fill=True)
+    curves = []
+    for site in ground.scan.sites:
+        tails = spectra[site.name].tails()
+        sizes = (site.in_features, site.out_features)
+        curves.append(parameter_curve(site.name, sizes, lambda rank, t=tails: float(t[rank]), blocks=site.blocks))
+    chosen = _climbed(curves, _budget(ground), lambda curve, place: curve.choices[place].error, fill=True)
     return _plan(ground, chosen, "normalised energy")
 
 

@@ -24,6 +24,8 @@ from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
 from rankfold.values import RankPlan
 
+OLDEST_MASKED_OPSET = 9  # Where exists from here on
+
 
 @dataclass(frozen=True)
 class Mask:

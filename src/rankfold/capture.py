@@ -55,8 +55,7 @@ def capture(
         CalibrationDataError: The data does not fit, there are too few samples to hold some out, or the checkpoint is
             of another run.
     """
-    for site in scan.sites:
-        finite_weight(model, scan, site)
+    _check_weights(model, scan)
     held_out = work / "held_out.npz" if options.checkpoint else spool
     first, reading = open_reading(data, input_specs(model), held_out, choosing)
     _check_mask(model, options.mask)
@@ -86,6 +85,11 @@ def capture(
         row_strides={request: setting.stride for request, setting in settings.items()},
         settings=_recorded(options, reading.source.dropped) | noted,
     )
+
+
+def _check_weights(model: Model, scan: Scan) -> None:
+    for site in scan.sites:
+        finite_weight(model, scan, site)
 
 
 def _settings_of(

@@ -12,6 +12,8 @@ from rankfold.lab import ROUND_SAMPLES, Bench, open_lab
 from rankfold.memory import runs_lean
 from rankfold.options import Options
 from rankfold.passes.allocate import Curve
+from rankfold.passes.graph_index import onnx_opset
+from rankfold.passes.masked import OLDEST_MASKED_OPSET
 from rankfold.passes.model_file import Model
 from rankfold.passes.plan import check_reachable, dense_plan, with_choices
 from rankfold.passes.site import Site
@@ -54,8 +56,14 @@ class Study:
         return max(1, min(MOST_ROUNDS, int(affordable)))
 
 
-def hindrance(choosing: Path) -> str | None:
+def hindrance(model: Model, choosing: Path) -> str | None:
     """Return why plans cannot be tried, or None."""
+    opset = onnx_opset(model.proto)
+    if opset < OLDEST_MASKED_OPSET:
+        return (
+            f"the ranks are a uniform ratio: trying plans takes opset {OLDEST_MASKED_OPSET} or newer, and the model uses"
+            f" {opset}; export it for a newer one"
+        )
     if spool_samples(choosing) >= 2:
         return None
     return (

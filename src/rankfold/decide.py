@@ -74,7 +74,7 @@ def decide(
         warnings.append(warning)
     told = [*pattern_warnings(scan, options), *filter(None, warnings), *_data_warnings(calibration)]
     tried: tuple[Tried, ...] = ()
-    reason = hindrance(choosing) if choosing else None
+    reason = hindrance(model, choosing) if choosing else None
     if isinstance(budget, RankPlan):
         plan = replace(
             with_predictions(budget, spectra),
