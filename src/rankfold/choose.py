@@ -21,6 +21,7 @@ from rankfold.search import Search, Trial, searched
 from rankfold.values import FloatArray, Keep, RankPlan
 
 MOST_ROUNDS = 4
+UNIFORM_BECAUSE = "the ranks are a uniform ratio: "
 # Whole plans are tried a few times a round, each on more samples than a weight takes: what is left for the weights.
 _WEIGHTS_SHARE = 0.8
 
@@ -56,11 +57,11 @@ def hindrance(scan: Scan, choosing: Path, options: Options) -> str | None:
     """Return why plans cannot be tried, or None."""
     if spool_samples(choosing) < 2:
         return (
-            "the ranks are a uniform ratio: there are too few held-out samples to choose a plan on; give more data, or"
-            " a larger --holdout"
+            f"{UNIFORM_BECAUSE}there are too few held-out samples to choose a plan on; give more data, or a larger"
+            " --holdout"
         )
     if not fits(scan, options):
-        return "the ranks are a uniform ratio: plans cannot be tried within the memory; give more with --memory"
+        return f"{UNIFORM_BECAUSE}plans cannot be tried within the memory; give more with --memory"
     return None
 
 

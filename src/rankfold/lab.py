@@ -24,7 +24,8 @@ from rankfold.passes.spectrum import Spectrum
 from rankfold.passes.write_model import write_referring
 from rankfold.runtime_calib.distance import Losses, Metric
 from rankfold.runtime_calib.feeds import Unit, batched, open_source, sample_count
-from rankfold.runtime_calib.trials import Rows, Run, open_trial, reference_rows, seen_from, tried
+from rankfold.runtime_calib.sessions import run_outputs
+from rankfold.runtime_calib.trials import Outputs, Rows, Run, open_trial, reference_rows, seen_from, tried
 from rankfold.values import Feed, RankPlan
 
 Plan = Mapping[str, Choice]
@@ -68,6 +69,10 @@ class Lab:
     def seen_from(self, plan: Plan, rows: Rows) -> Rows:
         """Return the rows with the plan's own outputs in the place of the original's, to be judged by."""
         return seen_from(self.session, rows, self._feed(plan))
+
+    def outputs(self, plan: Plan, feed: Feed) -> Outputs:
+        """Return all outputs that a plan makes of a batch."""
+        return run_outputs(self.session, feed | self._feed(plan))
 
     def reading(self, loss: float) -> float:
         """Return a loss as people read it: a relative L2, not its square."""

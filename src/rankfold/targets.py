@@ -36,12 +36,14 @@ class Target:
         limit: The most that may be lost, ≥ 0.
         most: Plans that may be measured in all.
         last: Those of them in each of the last rounds that move a few sites at once.
+        cost: What one measurement takes, in words.
     """
 
     lost: Lost
     limit: float
     most: int
     last: int
+    cost: str = "measuring plans"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class _Tries:
 
     def __post_init__(self) -> None:
         most = self.target.most
-        self._ticks: Iterator[int] = iter(self.watch(range(most), "measuring plans, at most", most))
+        self._ticks: Iterator[int] = iter(self.watch(range(most), f"{self.target.cost}, at most", most))
 
     def lost(self, plan: Plan) -> float:
         """Return what a plan loses; each is measured once."""
