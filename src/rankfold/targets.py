@@ -36,6 +36,8 @@ class Target:
         limit: The most that may be lost, ≥ 0.
         most: Plans that may be measured in all.
         last: Those of them in each of the last rounds that move a few sites at once.
+        rough: Share of the range of budgets at which halving first stops, for measures that take long; 0 goes on to
+            the smallest step.
         cost: What one measurement takes, in words.
     """
 
@@ -43,6 +45,7 @@ class Target:
     limit: float
     most: int
     last: int
+    rough: float = 0.0
     cost: str = "measuring plans"
 
 
@@ -116,18 +119,21 @@ def smallest(search: Search, target: Target, *, rounds: int) -> Reached:
     curves = [undominated(curve) for curve in search.curves]
     tries = _Tries(target, search.watch)
     best: Plan = {curve.site: curve.choices[-1] for curve in curves}
-    best = _halved(tries, curves, partial(allocate, search.curves), best)
-    for _ in range(rounds):
+    step = max(_quantum(curves), target.rough * (cost_of(best) - _least(curves)))
+    best = _halved(tries, curves, partial(allocate, search.curves), best, step)
+    turns = min(rounds, 1) if target.rough else rounds
+    for _ in range(turns):
         before = cost_of(best)
-        weigh(search, best)
+        for _ in range(rounds // turns):
+            weigh(search, best)
         known = weighted(curves, search.weights)
-        best = _halved(tries, curves, partial(_own_solution, curves, known), best)
+        best = _halved(tries, curves, partial(_own_solution, curves, known), best, step)
         if cost_of(best) >= before:
             break
     for _ in range(_POLISHES if rounds else 0):
         present = best
         near = _measured(search, curves, present)
-        best = _halved(tries, near, partial(_own_solution, curves, near), present)
+        best = _halved(tries, near, partial(_own_solution, curves, near), present, _quantum(curves))
         best = _combined(tries, curves, near, (present, best))
         if cost_of(best) >= cost_of(present):
             break
@@ -148,10 +154,11 @@ def _reached(tries: _Tries, best: Plan) -> Reached:
     return Reached(best, cost, tries.lost(best), next_plan, next_lost, len(tries.known))
 
 
-def _halved(tries: _Tries, curves: Sequence[Curve], made: Callable[[float], Plan], best: Plan) -> Plan:
+def _halved(
+    tries: _Tries, curves: Sequence[Curve], made: Callable[[float], Plan], best: Plan, step: float
+) -> Plan:
     """Return the cheapest plan that holds, of those that are made for budgets below the best one's cost."""
-    low, high = sum(curve.choices[0].cost for curve in curves), cost_of(best)
-    step = _quantum(curves)
+    low, high = _least(curves), cost_of(best)
     while high - low >= step and tries.left > tries.target.last:
         budget = (low + high) / 2
         plan = made(budget)
@@ -160,6 +167,10 @@ def _halved(tries: _Tries, curves: Sequence[Curve], made: Callable[[float], Plan
         else:
             low = budget
     return best
+
+
+def _least(curves: Sequence[Curve]) -> float:
+    return sum(curve.choices[0].cost for curve in curves)
 
 
 def _quantum(curves: Sequence[Curve]) -> float:
