@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from rankfold.budgets import Answer, MaxError, Speedup
-from rankfold.choose import Study, keep_searched, open_search, told
+from rankfold.choose import Study, announced, keep_searched, open_search, told
 from rankfold.errors import PlanError
 from rankfold.evaluation import MaxDrop, Score, scored
 from rankfold.findings import Tried
@@ -91,6 +91,7 @@ def _faster(study: Study, budget: Speedup, rows: Mapping[str, float]) -> Found:
     allowed = _allowed(study.curves, budget)
     empty = dense_plan(study.scan, f"speedup {budget.factor:g}", model_digest=study.model.digest)
     with open_search(study, empty) as search:
+        announced(study, 2 + 2 * study.rounds, study.rounds, search.lab.comparing.samples)
         best = searched(search, allowed, rounds=study.rounds)
         answer = _speed(study.curves, best.plan, budget, len(search.trials))
         return Found(with_choices(empty, best.plan), told(search, empty, best), answer)

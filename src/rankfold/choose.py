@@ -65,6 +65,14 @@ def hindrance(scan: Scan, choosing: Path, options: Options) -> str | None:
     return None
 
 
+def announced(study: Study, plans: int, rounds: int, comparing: int) -> None:
+    """Say in advance how many samples a search runs at most."""
+    sites = len(study.curves)
+    samples = rounds * ROUND_SAMPLES * (sites + 1) + plans * comparing
+    for _ in study.options.progress((), f"searching plans: about {samples:,} samples are run at most", None):
+        pass
+
+
 @contextmanager
 def open_search(study: Study, plan: RankPlan) -> Iterator[Search]:
     """Yield a search on the samples that choose."""
@@ -86,6 +94,7 @@ def keep_searched(study: Study, budget: Keep) -> tuple[RankPlan, tuple[Tried, ..
         return empty, ()
     check_reachable(empty, study.curves, budget.share)
     with open_search(study, empty) as search:
+        announced(study, 2 + 2 * study.rounds, study.rounds, search.lab.comparing.samples)
         best = searched(search, allowed - empty.fixed_parameters, rounds=study.rounds)
         return with_choices(empty, best.plan), told(search, empty, best)
 

@@ -70,6 +70,45 @@ def decide(
         options: Memory, progress, and how plans are searched for.
         choosing: The held-out batches to choose a plan on; None chooses none.
     """
+    known = _known(model, scan, calibration, choosing, options)
+    spectra = known.spectra
+    told = [*known.warnings, *_data_warnings(calibration)]
+    reason = hindrance(scan, choosing, options) if choosing and scan.sites else None
+    found = _found(known.study, calibration, budget, spectra, reason)
+    plan = with_predictions(found.plan, spectra)
+    told.extend([reason] if reason else [])
+    outcomes = site_outcomes(scan, plan, spectra, known.tails)
+    rest = replace(calibration, held_out={}, choosing={}, moments={} if known.complete else calibration.moments)
+    return Decision(plan, spectra, outcomes, tuple(told), rest, found.tried, found.answer, found.before)
+
+
+def studied(model: Model, scan: Scan, calibration: Calibration, choosing: Path, options: Options) -> Studied:
+    """Return what plans are chosen from, for more than one of them."""
+    known = _known(model, scan, calibration, choosing, options)
+    return Studied(known.study, known.spectra, (*known.warnings, *_data_warnings(calibration)))
+
+
+@dataclass(frozen=True)
+class Studied:
+    """What plans are chosen from, the bases that predict their errors, and warnings."""
+
+    study: Study
+    spectra: Mapping[str, Spectrum]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The bases, what their ranks lose on rows that only report, what plans are chosen from, if all vectors fit."""
+
+    spectra: dict[str, Spectrum]
+    tails: dict[str, FloatArray]
+    study: Study
+    warnings: tuple[str, ...]
+    complete: bool
+
+
+def _known(model: Model, scan: Scan, calibration: Calibration, choosing: Path | None, options: Options) -> _Known:
     spectra, warnings = {}, []
     tails: dict[str, FloatArray] = {}
     losses: dict[str, FloatArray] = {}
@@ -81,17 +120,11 @@ def decide(
         if calibration.choosing:
             losses[site.name] = held_out_tails(model, scan, site, basis, (calibration.moments, calibration.choosing))
         warnings.append(warning)
-    told = [*pattern_warnings(scan, options), *filter(None, warnings), *_data_warnings(calibration)]
-    reason = hindrance(scan, choosing, options) if choosing and scan.sites else None
-    whole = _whole(model, scan, spectra, calibration)
-    curves = with_tails(site_curves(scan, spectra), losses) if losses else site_curves(scan, spectra)
-    study = Study(model, scan, curves, whole, choosing or Path(), options)
-    found = _found(study, calibration, budget, spectra, reason)
-    plan = with_predictions(found.plan, spectra)
-    told.extend([reason] if reason else [])
-    outcomes = site_outcomes(scan, plan, spectra, tails)
-    rest = replace(calibration, held_out={}, choosing={}, moments={} if room >= 0 else calibration.moments)
-    return Decision(plan, spectra, outcomes, tuple(told), rest, found.tried, found.answer, found.before)
+    told = (*pattern_warnings(scan, options), *filter(None, warnings))
+    curves = site_curves(scan, spectra)
+    curves = with_tails(curves, losses) if losses else curves
+    study = Study(model, scan, curves, _whole(model, scan, spectra, calibration), choosing or Path(), options)
+    return _Known(spectra, tails, study, told, room >= 0)
 
 
 def _found(

@@ -17,6 +17,8 @@ from rankfold.decide import decide, pattern_warnings, site_spectra, whole_bases
 from rankfold.errors import PlanError
 from rankfold.evaluation import Evaluate
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
+from rankfold.frontier import Frontier as Frontier
+from rankfold.frontier import frontier as frontier
 from rankfold.measures import site_summaries
 from rankfold.memory import runs_lean
 from rankfold.opening import open_model, with_outputs

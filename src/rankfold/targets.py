@@ -154,9 +154,7 @@ def _reached(tries: _Tries, best: Plan) -> Reached:
     return Reached(best, cost, tries.lost(best), next_plan, next_lost, len(tries.known))
 
 
-def _halved(
-    tries: _Tries, curves: Sequence[Curve], made: Callable[[float], Plan], best: Plan, step: float
-) -> Plan:
+def _halved(tries: _Tries, curves: Sequence[Curve], made: Callable[[float], Plan], best: Plan, step: float) -> Plan:
     """Return the cheapest plan that holds, of those that are made for budgets below the best one's cost."""
     low, high = _least(curves), cost_of(best)
     while high - low >= step and tries.left > tries.target.last:
