@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -80,20 +78,18 @@ def test_senseless_shares_are_refused(keeps: tuple[float, ...], folder: Path) ->
 def test_nothing_reachable_is_refused(folder: Path) -> None:
     with pytest.raises(PlanError, match=r"a kept share of 0.05 cannot be reached"):
         pipeline.frontier(folder / "model.onnx", folder / "samples.npz", keeps=(0.05,), options=QUICK)
+    options = Options(exclude=("fc*",))
     with pytest.raises(PlanError, match="no layer is there"):
-        options = Options(exclude=("fc*",))
         pipeline.frontier(folder / "model.onnx", folder / "samples.npz", options=options)
 
 
 @pytest.fixture
-def written(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[str]:
+def written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
     names = (str(folder / "model.onnx"), "--data", str(folder / "samples.npz"))
     run("frontier", *names, "-o", "curve", "--keeps", "0.6", "0.3", "--forwards", "20", "--quiet")
-    yield capsys.readouterr().out
+    return capsys.readouterr().out
 
 
 def test_the_command_shows_the_curve_and_writes_a_plan_per_point(written: str, folder: Path) -> None:

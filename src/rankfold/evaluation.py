@@ -54,6 +54,8 @@ def scored(evaluate: Evaluate, predict: Predict) -> Score:
     found = evaluate(predict)
     if isinstance(found, Score):
         return found
+    if found is None:  # a function without a return; numpy would read it as not a number
+        raise _senseless(found)
     try:
         array = np.asarray(found, np.float64)
     except (TypeError, ValueError) as error:

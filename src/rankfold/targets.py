@@ -199,7 +199,7 @@ def _measured(search: Search, curves: Sequence[Curve], plan: Plan) -> list[Curve
         place = curve.choices.index(present)
         near = [curve.choices[place + step] for step in _STEPS if 0 <= place + step < len(curve.choices)]
         added = [search.lab.loss({**plan, curve.site: choice}, search.lab.comparing) - base for choice in near]
-        least = min(0.0, *added)
+        least = min([0.0, *added])
         moves = [replace(choice, error=more - least) for choice, more in zip(near, added, strict=True)]
         choices = sorted((*moves, replace(present, error=-least)), key=lambda choice: choice.cost)
         found.append(Curve(curve.site, tuple(choices)))
