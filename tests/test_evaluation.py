@@ -16,7 +16,7 @@ from rankfold.labelled import labelled_evaluate, macro_f1, spearman
 from rankfold.options import Options
 from rankfold.pipeline import Result, compress
 from rankfold.runtime_calib.eval_script import script_evaluate
-from rankfold.stated import searches, stated_budget
+from rankfold.stated import Stated, searches, stated_budget
 from rankfold.values import Feed
 
 ROWS = np.random.default_rng(0).standard_normal((12, 32)).astype(np.float32)
@@ -220,15 +220,15 @@ def test_a_larger_drop_gives_a_smaller_model(folder: Path) -> None:
 )
 def test_budgets_that_make_no_sense_are_refused(given: dict[str, object], message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        stated_budget(**given)  # type: ignore[arg-type]
+        stated_budget(Stated(**given))  # type: ignore[arg-type]
 
 
 def test_targets_are_searched_for_whatever_the_allocation() -> None:
     uniform = Options(allocation="uniform")
     assert searches(MaxDrop(1.0, len), uniform)
-    assert searches(stated_budget(max_error=0.1), uniform)
-    assert not searches(stated_budget(speedup=2.0), uniform)
-    assert searches(stated_budget(speedup=2.0), Options())
+    assert searches(stated_budget(Stated(max_error=0.1)), uniform)
+    assert not searches(stated_budget(Stated(speedup=2.0)), uniform)
+    assert searches(stated_budget(Stated(speedup=2.0)), Options())
 
 
 @pytest.mark.usefixtures("folder")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rankfold.errors import PlanError
 from rankfold.passes.plan_file import plan_from_json
-from rankfold.tools.compression import Request, run_compression
+from rankfold.tools.compression import Compression, Request, run_compression
 from rankfold.tools.options import (
     Budget,
     CalibrationOptions,
@@ -76,17 +76,21 @@ def compress(
     options = stage_options(run=run, calibration=calibration, selection=selection, choice=choice)
     options = with_search(options, search)
     done = run_compression(request, limits=limits, options=options, quiet=show.quiet)
+    _show(done, files.report, as_json=show.json)
+    return exit_code(done.limits)
+
+
+def _show(done: Compression, report: Path | None, *, as_json: bool) -> None:
     print_warnings(done.report.warnings)
-    if show.json:
+    if as_json:
         print_json(report_to_json(done.report, limits=done.limits, commands=done.commands))
-        return exit_code(done.limits)
+        return
     print_compression(done)
     if done.report.inlined:
         print_text(f"Local functions put in line: {', '.join(done.report.inlined)}")
-    if files.report:
-        print_text(f"Report: {files.report / 'report.md'}\nCheck it with Polygraphy:")
+    if report:
+        print_text(f"Report: {report / 'report.md'}\nCheck it with Polygraphy:")
         print_text("\n".join(f"  {command}" for command in done.commands))
-    return exit_code(done.limits)
 
 
 def read_plan(path: Path) -> RankPlan:

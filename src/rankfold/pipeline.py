@@ -38,7 +38,7 @@ from rankfold.runtime_calib.checkpoint_folder import check_outside
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import DataLike, batched, open_source
 from rankfold.runtime_calib.threads import limited_threads
-from rankfold.stated import searches, stated_budget
+from rankfold.stated import Stated, searches, stated_budget
 from rankfold.values import Calibration, Energy, Keep, RankPlan
 
 PathLike = str | os.PathLike[str]
@@ -155,15 +155,8 @@ def compress(  # the public way in: one budget of several, and where the result 
     Raises:
         RankfoldError: One of its children, with what to do; nothing is written then.
     """
-    budget = stated_budget(
-        keep=keep,
-        energy=energy,
-        plan=plan,
-        max_error=max_error,
-        max_drop=max_drop,
-        evaluate=evaluate,
-        speedup=speedup,
-    )
+    stated = Stated(keep, energy, plan, max_error, max_drop, evaluate, speedup)
+    budget = stated_budget(stated)
     loaded, scan = open_model(model, options)
     check_measurable(loaded.given.path, loaded.given.proto)
     path = Path(output) if output is not None else loaded.given.path.with_suffix(".folded.onnx")

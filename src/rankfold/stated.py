@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rankfold.budgets import MaxError, Speedup
 from rankfold.errors import PlanError
 from rankfold.evaluation import Evaluate, MaxDrop
@@ -13,30 +15,35 @@ Budget = Keep | Energy | MaxError | MaxDrop | Speedup | RankPlan
 _NAMES = "keep, energy, plan, max_error, max_drop with evaluate, and speedup"
 
 
-def stated_budget(
-    *,
-    keep: float | None = None,
-    energy: float | None = None,
-    plan: RankPlan | None = None,
-    max_error: float | None = None,
-    max_drop: float | None = None,
-    evaluate: Evaluate | None = None,
-    speedup: float | None = None,
-) -> Budget:
+@dataclass(frozen=True)
+class Stated:
+    """What a caller may state; exactly one of these, `max_drop` with `evaluate`."""
+
+    keep: float | None = None
+    energy: float | None = None
+    plan: RankPlan | None = None
+    max_error: float | None = None
+    max_drop: float | None = None
+    evaluate: Evaluate | None = None
+    speedup: float | None = None
+
+
+def stated_budget(stated: Stated) -> Budget:
     """Return the one budget among these.
 
     Raises:
         PlanError: There are none or several, or it makes no sense.
     """
-    if (max_drop is None) != (evaluate is None):
+    evaluate = stated.evaluate
+    if (stated.max_drop is None) != (evaluate is None):
         raise PlanError("max_drop and evaluate belong together: how much less a model may score, and the score")
     if evaluate is not None and not callable(evaluate):
         raise PlanError(f"evaluate is a {type(evaluate).__name__}; expected a function that takes predict")
-    given = {"keep": keep, "energy": energy, "plan": plan, "max_error": max_error, "max_drop": max_drop}
-    stated = {name: value for name, value in (given | {"speedup": speedup}).items() if value is not None}
-    if len(stated) != 1:
-        raise PlanError(f"{len(stated)} budgets were given; expected exactly one of {_NAMES}")
-    ((name, value),) = stated.items()
+    names = ("keep", "energy", "plan", "max_error", "max_drop", "speedup")
+    given = [(name, value) for name in names if (value := getattr(stated, name)) is not None]
+    if len(given) != 1:
+        raise PlanError(f"{len(given)} budgets were given; expected exactly one of {_NAMES}")
+    ((name, value),) = given
     if name == "plan":
         if not isinstance(value, RankPlan):
             raise PlanError(f"the plan is a {type(value).__name__}; expected a RankPlan, as make_plan returns it")
