@@ -29,8 +29,8 @@ def script_feeds(path: Path, feeds_of: Callable[[object], Iterator[object]]) -> 
     Raises:
         CalibrationDataError: There is no `load_data`, or the script raised; with file, line and the original error.
     """
-    guard = _UserCode(path)
-    with _importable(path.resolve().parent):
+    guard = UserCode(path)
+    with importable(path.resolve().parent):
         with guard:
             load_data = runpy.run_path(str(path), run_name=_MODULE).get("load_data")
         if not callable(load_data):
@@ -46,7 +46,8 @@ def script_feeds(path: Path, feeds_of: Callable[[object], Iterator[object]]) -> 
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def importable(folder: Path) -> Iterator[None]:
+    """Let the modules of a folder be imported."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -55,7 +56,7 @@ def _importable(folder: Path) -> Iterator[None]:
             sys.path.remove(str(folder))
 
 
-class _UserCode:
+class UserCode:
     """Context in which whatever the script raises, its exit included, becomes a CalibrationDataError.
 
     What it prints goes to stderr: stdout is for results.

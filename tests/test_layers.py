@@ -27,6 +27,7 @@ OWN_LINE = {
     "rankfold": "top",
     "rankfold.__main__": "start",
     "rankfold.values": "values",
+    "rankfold.budgets": "values",
     "rankfold.findings": "values",
     "rankfold.errors": "errors",
 }

@@ -26,6 +26,7 @@ _COMMANDS = {
     "calibrate": ("commands_stages:calibrate", "Run a model over data once and save what was collected."),
     "plan": ("commands_stages:plan", "Choose a rank for every site, without running the model."),
     "compress": ("commands_compress:compress", "The whole way: a smaller and faster model, measured on held-out data."),
+    "frontier": ("commands_frontier:frontier", "The best plans for several sizes, and what each loses, in one run."),
     "validate": ("commands_check:validate", "Compare the outputs of two models."),
     "bench": ("commands_check:bench", "Time two models side by side."),
     "demo": ("demo:demo", "Compress a trained model that ships with the package."),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rankfold.errors import PlanError
 from rankfold.passes.plan_file import plan_from_json
-from rankfold.tools.compression import Request, run_compression
+from rankfold.tools.compression import Compression, Request, run_compression
 from rankfold.tools.options import (
     Budget,
     CalibrationOptions,
@@ -18,15 +18,17 @@ from rankfold.tools.options import (
     RunOptions,
     Selection,
     ShowOptions,
-    check_one_request,
     stage_options,
 )
 from rankfold.tools.output import exit_code, print_compression, print_json, print_text, print_warnings
 from rankfold.tools.report_json import report_to_json
+from rankfold.tools.target_options import SearchOptions, Targets, check_one_budget, chosen_evaluate, with_search
 from rankfold.values import RankPlan
 
 _NO_BUDGET = Budget()
 _NO_PLAN = PlanFile()
+_NO_TARGETS = Targets()
+_SEARCH = SearchOptions()
 _ALL = Selection()
 _ALL_OUTPUTS = OutputChoice()
 _CALIBRATION = CalibrationOptions()
@@ -42,9 +44,11 @@ def compress(
     files: CompressFiles,
     budget: Budget = _NO_BUDGET,
     plan_file: PlanFile = _NO_PLAN,
+    targets: Targets = _NO_TARGETS,
     selection: Selection = _ALL,
     choice: OutputChoice = _ALL_OUTPUTS,
     calibration: CalibrationOptions = _CALIBRATION,
+    search: SearchOptions = _SEARCH,
     limits: Limits = _NO_LIMITS,
     run: RunOptions = _RUN,
     show: ShowOptions = _SHOW,
@@ -54,7 +58,7 @@ def compress(
     Args:
         model: The ONNX model.
     """
-    check_one_request(budget, plan_file.plan)
+    aimed = check_one_budget(budget, plan_file.plan, targets, limits)
     request = Request(
         model=model,
         data=files.data,
@@ -62,21 +66,31 @@ def compress(
         keep=budget.keep,
         energy=budget.energy,
         plan=read_plan(plan_file.plan) if plan_file.plan else None,
+        max_error=limits.max_error if aimed else None,
+        max_drop=targets.max_drop,
+        evaluate=chosen_evaluate(model, targets, batch_size=run.batch_size),
+        speedup=targets.speedup,
         report=files.report,
     )
+    limits = replace(limits, max_error=None) if aimed else limits
     options = stage_options(run=run, calibration=calibration, selection=selection, choice=choice)
+    options = with_search(options, search)
     done = run_compression(request, limits=limits, options=options, quiet=show.quiet)
+    _show(done, files.report, as_json=show.json)
+    return exit_code(done.limits)
+
+
+def _show(done: Compression, report: Path | None, *, as_json: bool) -> None:
     print_warnings(done.report.warnings)
-    if show.json:
+    if as_json:
         print_json(report_to_json(done.report, limits=done.limits, commands=done.commands))
-        return exit_code(done.limits)
+        return
     print_compression(done)
     if done.report.inlined:
         print_text(f"Local functions put in line: {', '.join(done.report.inlined)}")
-    if files.report:
-        print_text(f"Report: {files.report / 'report.md'}\nCheck it with Polygraphy:")
+    if report:
+        print_text(f"Report: {report / 'report.md'}\nCheck it with Polygraphy:")
         print_text("\n".join(f"  {command}" for command in done.commands))
-    return exit_code(done.limits)
 
 
 def read_plan(path: Path) -> RankPlan:

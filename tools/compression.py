@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rankfold import pipeline
 from rankfold.errors import OutputError
+from rankfold.evaluation import Evaluate
 from rankfold.findings import Report
 from rankfold.options import Options
 from rankfold.passes.write_model import check_no_input, check_writable
@@ -23,7 +24,7 @@ class Request:
     """What is to be compressed, to what, and where the results go.
 
     Attributes:
-        keep, energy, plan: Exactly one is given.
+        keep, energy, plan, max_error, max_drop with evaluate, speedup: Exactly one is given.
         report: Folder of the report's files; None writes the model alone.
     """
 
@@ -33,6 +34,10 @@ class Request:
     keep: float | None = None
     energy: float | None = None
     plan: RankPlan | None = None
+    max_error: float | None = None
+    max_drop: float | None = None
+    evaluate: Evaluate | None = None
+    speedup: float | None = None
     report: Path | None = None
 
 
@@ -64,6 +69,10 @@ def run_compression(request: Request, *, limits: Limits, options: Options, quiet
             keep=request.keep,
             energy=request.energy,
             plan=request.plan,
+            max_error=request.max_error,
+            max_drop=request.max_drop,
+            evaluate=request.evaluate,
+            speedup=request.speedup,
             output=request.out,
             options=replace(options, held_out_to=held_out, progress=progress),
         )

@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter, Token
 from rankfold.options import DEFAULT_MEMORY_BYTES, Options, Progress, silent
 from rankfold.values import Energy, Keep, Provider
 
-_BUDGET = Group("Budget (exactly one)", sort_key=0)
+BUDGET_GROUP = Group("Budget (exactly one)", sort_key=0)
 _FILES = Group("Files", sort_key=1)
 _SCOPE = Group("What is touched and compared", sort_key=2)
 _CALIBRATION = Group("Calibration", sort_key=3)
@@ -79,9 +79,9 @@ Share = Annotated[float | None, Parameter(validator=is_share)]
 class Budget:
     """What the ranks have to meet."""
 
-    keep: Annotated[Share, Parameter(group=_BUDGET)] = None
+    keep: Annotated[Share, Parameter(group=BUDGET_GROUP)] = None
     """Share of the parameters of all distinct foldable weights to keep at most, in (0, 1]."""
-    energy: Annotated[Share, Parameter(group=_BUDGET)] = None
+    energy: Annotated[Share, Parameter(group=BUDGET_GROUP)] = None
     """Share of every site's output energy to keep at least, in (0, 1]."""
 
 
@@ -90,7 +90,7 @@ class Budget:
 class PlanFile:
     """A rank plan instead of a budget."""
 
-    plan: Annotated[Path | None, Parameter(group=_BUDGET)] = None
+    plan: Annotated[Path | None, Parameter(group=BUDGET_GROUP)] = None
     """A plan.json made before, its ranks edited by hand or not."""
 
 
@@ -151,7 +151,8 @@ class Limits:
     """Limits of a whole compression."""
 
     max_error: Annotated[float | None, Parameter(group=_LIMITS, validator=is_not_negative)] = None
-    """Largest relative L2 error allowed of any compared output."""
+    """Largest relative L2 error allowed of any compared output. Without a budget it is the budget: the smallest model
+    within it, on held-out samples that choose."""
     min_speedup: Annotated[float | None, Parameter(group=_LIMITS, validator=is_positive)] = None
     """Smallest speed-up allowed at any measured batch size."""
 
@@ -197,18 +198,6 @@ def chosen_budget(budget: Budget) -> Keep | Energy:
         return Energy(budget.energy)
     found = "none" if budget.keep is None else "both"
     raise UsageError(f"give exactly one of --keep and --energy; found {found}")
-
-
-def check_one_request(budget: Budget, plan: Path | None) -> None:
-    """Check that exactly one of --keep, --energy and --plan was stated.
-
-    Raises:
-        UsageError: None or several were.
-    """
-    stated = {"--keep": budget.keep, "--energy": budget.energy, "--plan": plan}
-    found = [name for name, value in stated.items() if value is not None]
-    if len(found) != 1:
-        raise UsageError(f"give exactly one of --keep, --energy and --plan; found {' and '.join(found) or 'none'}")
 
 
 def stage_options(

@@ -18,6 +18,7 @@ from rankfold.tools.tables import (
     size_table,
     stdout_console,
 )
+from rankfold.tools.target_text import target_lines
 
 EXIT_DONE = 0
 EXIT_LIMIT_EXCEEDED = 1
@@ -56,6 +57,8 @@ def print_compression(done: Compression) -> None:
     print_tables(size_table(report), discrepancy_table(report.discrepancy))
     if report.latency:
         print_tables(latency_table(report.latency))
+    for line in target_lines(report):
+        print_text(line)
     if not report.changed:
         print_text("Nothing was folded: the model meets the request as it is, or no layer gains by a fold.")
     print_text(f"Model: {report.output}")

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rankfold.budgets import Evaluation
 from rankfold.findings import Analysis, Discrepancy, Latency, Report, SelfCheck
 from rankfold.tools.limits import Limit
 from rankfold.values import Calibration
@@ -47,6 +48,8 @@ def report_to_json(report: Report, *, limits: Sequence[Limit] = (), commands: Se
         "inlined_functions": list(report.inlined),
         "warnings": list(report.warnings),
         "notes": list(report.notes),
+        "target": None if report.answer is None else asdict(report.answer),
+        "evaluation": _evaluation_to_json(report.evaluation),
         "limits": limits_to_json(limits),
         "polygraphy": list(commands),
     }
@@ -109,6 +112,10 @@ def latency_to_json(latency: Sequence[Latency]) -> list[Json]:
 def limits_to_json(limits: Sequence[Limit]) -> list[Json]:
     """Return one object per stated limit."""
     return [asdict(limit) for limit in limits]
+
+
+def _evaluation_to_json(found: Evaluation | None) -> Json | None:
+    return None if found is None else asdict(found) | {"drop": found.drop}
 
 
 def _self_check_to_json(check: SelfCheck | None) -> Json | None:

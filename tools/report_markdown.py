@@ -8,6 +8,7 @@ from rankfold.findings import Latency, OutputDiscrepancy, Report, SiteOutcome, S
 from rankfold.tools.limits import Limit, limit_message
 from rankfold.tools.report_search import tried_section
 from rankfold.tools.tables import change, lost, milliseconds, percent, rank_text, shape_text, skip_reasons
+from rankfold.tools.target_text import target_lines
 
 _SITES_SHOWN = 24
 """Lines of the site table; a page has room for about that many, and report.json holds them all."""
@@ -20,6 +21,7 @@ def report_to_markdown(report: Report, *, limits: Sequence[Limit] = (), commands
         _head(report),
         _warnings(report),
         _notes(report),
+        _target(report),
         _limits(limits),
         _sizes(report),
         _quality(report),
@@ -64,6 +66,13 @@ def _notes(report: Report) -> Iterator[str]:
         yield "## Notes"
         yield ""
         yield from (f"- {note}" for note in report.notes)
+
+
+def _target(report: Report) -> Iterator[str]:
+    if lines := target_lines(report):
+        yield "## Target"
+        yield ""
+        yield from (f"- {line}" for line in lines)
 
 
 def _limits(limits: Sequence[Limit]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from rankfold.search import Search, Trial, searched
 from rankfold.values import FloatArray, Keep, RankPlan
 
 MOST_ROUNDS = 4  # one where the masks do not fit in memory together, and every plan is a model to write
+UNIFORM_BECAUSE = "the ranks are a uniform ratio: "
 # Whole plans are tried a few times a round, each on more samples than a weight takes: what is left for the weights.
 _WEIGHTS_SHARE = 0.8
 
@@ -61,15 +62,28 @@ def hindrance(model: Model, choosing: Path) -> str | None:
     opset = onnx_opset(model.proto)
     if opset < OLDEST_MASKED_OPSET:
         return (
-            f"the ranks are a uniform ratio: trying plans takes opset {OLDEST_MASKED_OPSET} or newer, and the model uses"
-            f" {opset}; export it for a newer one"
+            f"{UNIFORM_BECAUSE}trying plans takes opset {OLDEST_MASKED_OPSET} or newer, and the model uses {opset};"
+            " export it for a newer one"
         )
     if spool_samples(choosing) >= 2:
         return None
     return (
-        "the ranks are a uniform ratio: there are too few held-out samples to choose a plan on; give more data, or a"
-        " larger --holdout"
+        f"{UNIFORM_BECAUSE}there are too few held-out samples to choose a plan on; give more data, or a larger"
+        " --holdout"
     )
+
+
+def search_rounds(study: Study, search: Search) -> int:
+    """Return how many rounds may be made: one where every plan has to be written as a model of its own."""
+    return study.rounds if search.lab.standing else 1
+
+
+def announced(study: Study, plans: int, rounds: int, comparing: int) -> None:
+    """Say in advance how many samples a search runs at most."""
+    sites = len(study.curves)
+    samples = rounds * ROUND_SAMPLES * (sites + 1) + plans * comparing
+    for _ in study.options.progress((), f"searching plans: about {samples:,} samples are run at most", None):
+        pass
 
 
 @contextmanager
@@ -93,7 +107,9 @@ def keep_searched(study: Study, budget: Keep) -> tuple[RankPlan, tuple[Tried, ..
         return empty, ()
     check_reachable(empty, study.curves, budget.share)
     with open_search(study, empty) as search:
-        best = searched(search, allowed - empty.fixed_parameters, rounds=study.rounds if search.lab.standing else 1)
+        rounds = search_rounds(study, search)
+        announced(study, 2 + 2 * rounds, rounds, search.lab.comparing.samples)
+        best = searched(search, allowed - empty.fixed_parameters, rounds=rounds)
         return with_choices(empty, best.plan), told(search, empty, best)
 
 

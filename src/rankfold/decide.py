@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rankfold.choose import Study, hindrance, keep_searched, with_tails
+from rankfold.answers import Found, faster_uniform, found_plan
+from rankfold.budgets import Answer, MaxError, Speedup
+from rankfold.choose import UNIFORM_BECAUSE, Study, hindrance, with_tails
+from rankfold.errors import PlanError
+from rankfold.evaluation import MaxDrop, Score
 from rankfold.findings import SiteOutcome, Tried
-from rankfold.measures import site_outcomes
+from rankfold.measures import rows_per_sample, site_outcomes
 from rankfold.options import Options
 from rankfold.passes.bases import held_out_tails, rows_warning, site_basis
 from rankfold.passes.model_file import Model
@@ -19,6 +23,7 @@ from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan, unmatched_patterns
 from rankfold.passes.spectrum import Spectrum
 from rankfold.runtime_calib.threads import limited_threads
+from rankfold.stated import Budget, searches
 from rankfold.values import Calibration, Energy, FloatArray, Keep, RankPlan
 
 _VECTORS_SHARE = 0.5
@@ -33,6 +38,8 @@ class Decision:
         spectra: Each site's basis; those that memory has no room for lack their vectors.
         calibration: Without moments where all vectors are there.
         tried: The plans that were tried before one was chosen.
+        answer: How close the plan came to a target.
+        before: What the original scored by a user's own measure.
     """
 
     plan: RankPlan
@@ -41,13 +48,15 @@ class Decision:
     warnings: tuple[str, ...]
     calibration: Calibration
     tried: tuple[Tried, ...] = ()
+    answer: Answer | None = None
+    before: Score | None = None
 
 
 def decide(
     model: Model,
     scan: Scan,
     calibration: Calibration,
-    budget: Keep | Energy | RankPlan,
+    budget: Budget,
     options: Options,
     *,
     choosing: Path | None = None,
@@ -61,6 +70,45 @@ def decide(
         options: Memory, progress, and how plans are searched for.
         choosing: The held-out batches to choose a plan on; None chooses none.
     """
+    known = _known(model, scan, calibration, choosing, options)
+    spectra = known.spectra
+    told = [*known.warnings, *_data_warnings(calibration)]
+    reason = hindrance(model, choosing) if choosing and scan.sites else None
+    found = _found(known.study, calibration, budget, spectra, reason)
+    plan = with_predictions(found.plan, spectra)
+    told.extend([reason] if reason else [])
+    outcomes = site_outcomes(scan, plan, spectra, known.tails)
+    rest = replace(calibration, held_out={}, choosing={}, moments={} if known.complete else calibration.moments)
+    return Decision(plan, spectra, outcomes, tuple(told), rest, found.tried, found.answer, found.before)
+
+
+def studied(model: Model, scan: Scan, calibration: Calibration, choosing: Path, options: Options) -> Studied:
+    """Return what plans are chosen from, for more than one of them."""
+    known = _known(model, scan, calibration, choosing, options)
+    return Studied(known.study, known.spectra, (*known.warnings, *_data_warnings(calibration)))
+
+
+@dataclass(frozen=True)
+class Studied:
+    """What plans are chosen from, the bases that predict their errors, and warnings."""
+
+    study: Study
+    spectra: Mapping[str, Spectrum]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The bases, what their ranks lose on rows that only report, what plans are chosen from, if all vectors fit."""
+
+    spectra: dict[str, Spectrum]
+    tails: dict[str, FloatArray]
+    study: Study
+    warnings: tuple[str, ...]
+    complete: bool
+
+
+def _known(model: Model, scan: Scan, calibration: Calibration, choosing: Path | None, options: Options) -> _Known:
     spectra, warnings = {}, []
     tails: dict[str, FloatArray] = {}
     losses: dict[str, FloatArray] = {}
@@ -72,26 +120,33 @@ def decide(
         if calibration.choosing:
             losses[site.name] = held_out_tails(model, scan, site, basis, (calibration.moments, calibration.choosing))
         warnings.append(warning)
-    told = [*pattern_warnings(scan, options), *filter(None, warnings), *_data_warnings(calibration)]
-    tried: tuple[Tried, ...] = ()
-    reason = hindrance(model, choosing) if choosing else None
+    told = (*pattern_warnings(scan, options), *filter(None, warnings))
+    curves = site_curves(scan, spectra)
+    curves = with_tails(curves, losses) if losses else curves
+    study = Study(model, scan, curves, _whole(model, scan, spectra, calibration), choosing or Path(), options)
+    return _Known(spectra, tails, study, told, room >= 0)
+
+
+def _found(
+    study: Study, calibration: Calibration, budget: Budget, spectra: Mapping[str, Spectrum], hindered: str | None
+) -> Found:
+    """Return the plan that meets a budget, by what suits it."""
+    scan, model = study.scan, study.model
     if isinstance(budget, RankPlan):
-        plan = replace(
-            with_predictions(budget, spectra),
-            fixed_parameters=scan.fixed_parameters,
-            fixed_dense_parameters=scan.fixed_dense_parameters,
-        )
-    elif isinstance(budget, Keep) and choosing and scan.sites and not reason:
-        whole = _whole(model, scan, spectra, calibration)
-        curves = with_tails(site_curves(scan, spectra), losses)
-        plan, tried = keep_searched(Study(model, scan, curves, whole, choosing, options), budget)
-        plan = with_predictions(plan, spectra)
-    else:
-        plan = make_plan(scan, site_curves(scan, spectra), budget, model_digest=model.digest)
-        told.extend([reason] if reason and scan.sites else [])
-    outcomes = site_outcomes(scan, plan, spectra, tails)
-    rest = replace(calibration, held_out={}, choosing={}, moments={} if room >= 0 else calibration.moments)
-    return Decision(plan, spectra, outcomes, tuple(told), rest, tried)
+        fixed = (scan.fixed_parameters, scan.fixed_dense_parameters)
+        return Found(replace(budget, fixed_parameters=fixed[0], fixed_dense_parameters=fixed[1]))
+    if isinstance(budget, Keep | Energy) and (hindered or not searches(budget, study.options) or not scan.sites):
+        curves = site_curves(scan, spectra)
+        return Found(make_plan(scan, curves, budget, model_digest=model.digest))
+    assert not isinstance(budget, Energy)
+    if not scan.sites:
+        raise PlanError("no layer is there that a fold could make smaller; exclude less, or give another model")
+    rows = rows_per_sample(scan, calibration)
+    if isinstance(budget, Speedup) and (hindered or not searches(budget, study.options)):
+        return faster_uniform(study, budget, rows)
+    if isinstance(budget, MaxError | MaxDrop) and hindered:
+        raise PlanError(f"the limit cannot be met: {hindered.removeprefix(UNIFORM_BECAUSE)}")
+    return found_plan(study, budget, rows)
 
 
 def whole_bases(model: Model, scan: Scan, decision: Decision) -> Callable[[Site], Spectrum]:

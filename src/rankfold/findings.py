@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rankfold.budgets import Answer, Evaluation
 from rankfold.values import Form, RankPlan, Skipped
 
 
@@ -212,3 +213,5 @@ class Report:
     inlined: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     tried: tuple[Tried, ...] = field(default=())
+    answer: Answer | None = None
+    evaluation: Evaluation | None = None

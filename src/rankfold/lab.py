@@ -23,7 +23,8 @@ from rankfold.passes.spectrum import Spectrum
 from rankfold.passes.write_model import write_referring
 from rankfold.runtime_calib.distance import Losses, Metric
 from rankfold.runtime_calib.feeds import Unit, batched, open_source, sample_count
-from rankfold.runtime_calib.trials import Rows, Run, Session, open_trial, reference_rows, seen_from, tried
+from rankfold.runtime_calib.sessions import run_outputs
+from rankfold.runtime_calib.trials import Outputs, Rows, Run, Session, open_trial, reference_rows, seen_from, tried
 from rankfold.values import Feed, RankPlan
 
 Plan = Mapping[str, Choice]
@@ -134,6 +135,11 @@ class Lab:
     def weighed(self, losses: Mapping[str, Losses]) -> float:
         """Return losses as one number, the outputs by their weights: of one relative L2 its square."""
         return sum(self.weights[name] * found.mean for name, found in losses.items()) / sum(self.weights.values())
+
+    def outputs(self, plan: Plan, feed: Feed) -> Outputs:
+        """Return all outputs that a plan makes of a batch."""
+        with self.stand(plan) as stand:
+            return run_outputs(stand.session, feed | stand.masks_of(plan))
 
     def reading(self, loss: float) -> float:
         """Return a loss as people read it: a relative L2, not its square."""

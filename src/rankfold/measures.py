@@ -17,7 +17,7 @@ from rankfold.passes.model_file import Model
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
-from rankfold.values import FloatArray, RankPlan
+from rankfold.values import Calibration, FloatArray, RankPlan
 
 ENERGY_SHARES = (0.9, 0.95, 0.99, 0.999)
 _PACKAGES = (
@@ -76,6 +76,21 @@ def site_outcomes(
             )
         )
     return tuple(outcomes)
+
+
+def rows_per_sample(scan: Scan, calibration: Calibration) -> dict[str, float]:
+    """Return how many rows each site is given per sample, all its uses together; of a stack the mean over blocks.
+
+    Rows that a padding mask leaves out do not count.
+    """
+    return {
+        site.name: sum(
+            calibration.moments[request].count * calibration.row_strides.get(request, 1) for request in site.requests
+        )
+        / max(calibration.samples, 1)
+        / site.blocks
+        for site in scan.sites
+    }
 
 
 def parameter_count(proto: ModelProto) -> int:

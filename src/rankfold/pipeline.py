@@ -15,12 +15,15 @@ from rankfold.calibration_file import save_calibration as save_calibration
 from rankfold.capture import capture, work_folder
 from rankfold.decide import decide, pattern_warnings, site_spectra, whole_bases
 from rankfold.errors import PlanError
+from rankfold.evaluation import Evaluate
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
+from rankfold.frontier import Frontier as Frontier
+from rankfold.frontier import frontier as frontier
 from rankfold.measures import site_summaries
 from rankfold.memory import runs_lean
 from rankfold.opening import open_model, with_outputs
 from rankfold.options import Options as Options
-from rankfold.options import check_options, is_number
+from rankfold.options import check_options
 from rankfold.passes.fold import fold
 from rankfold.passes.graph_checks import check_measurable
 from rankfold.passes.model_file import Model, input_specs, load_model
@@ -30,11 +33,12 @@ from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
 from rankfold.proof import latencies
-from rankfold.reporting import report_on
+from rankfold.reporting import report_on, with_evaluation
 from rankfold.runtime_calib.checkpoint_folder import check_outside
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import DataLike, batched, open_source
 from rankfold.runtime_calib.threads import limited_threads
+from rankfold.stated import Stated, searches, stated_budget
 from rankfold.values import Calibration, Energy, Keep, RankPlan
 
 PathLike = str | os.PathLike[str]
@@ -119,13 +123,17 @@ def make_plan(
     return plan_for(scan, site_curves(scan, spectra), budget, model_digest=loaded.digest)
 
 
-def compress(  # the public way in: one budget of three, and where the result goes
+def compress(  # the public way in: one budget of several, and where the result goes
     model: PathLike,
     data: DataLike,
     *,
     keep: float | None = None,
     energy: float | None = None,
     plan: RankPlan | None = None,
+    max_error: float | None = None,
+    max_drop: float | None = None,
+    evaluate: Evaluate | None = None,
+    speedup: float | None = None,
     output: PathLike | None = None,
     options: Options = Options(),
 ) -> Result:
@@ -137,13 +145,18 @@ def compress(  # the public way in: one budget of three, and where the result go
         keep: Share of the parameters of all foldable weights to keep, in (0, 1].
         energy: Or: share of each site's output energy to keep, in (0, 1].
         plan: Or: a plan made before.
+        max_error: Or: the largest relative L2 that any compared output may have, on held-out samples that choose.
+        max_drop, evaluate: Or: how much less than the original the result may score, and the score: a function that is
+            given `predict` (feed dict to outputs by name) and returns a number, or one per sample; higher is better.
+        speedup: Or: by how much the FLOPs of the foldable layers shall fall, above 1.
         output: Where the result goes; by default beside the model, `NAME.folded.onnx`.
         options: Everything else.
 
     Raises:
         RankfoldError: One of its children, with what to do; nothing is written then.
     """
-    budget = _budget(keep, energy, plan)
+    stated = Stated(keep, energy, plan, max_error, max_drop, evaluate, speedup)
+    budget = stated_budget(stated)
     loaded, scan = open_model(model, options)
     check_measurable(loaded.given.path, loaded.given.proto)
     path = Path(output) if output is not None else loaded.given.path.with_suffix(".folded.onnx")
@@ -164,6 +177,7 @@ def compress(  # the public way in: one budget of three, and where the result go
             folded = fold(loaded, scan, decision.plan, decision.spectra, version=__version__, whole=whole)
             write_model(folded, loaded if folded else loaded.given, place)
             report = report_on(loaded, scan, decision, (place, spool), options)
+            report = with_evaluation(report, budget, decision, options)
     report = replace(report, output=path)
     return Result(report, decision.plan, path, options.held_out_to)
 
@@ -195,26 +209,6 @@ def bench(base: PathLike, candidate: PathLike, data: DataLike, *, options: Optio
     first, second = load_model(base), load_model(candidate)
     feed = next(batched(open_source(data, input_specs(first)).units, options.batch_size))
     return latencies(first, second.path, feed, lean=runs_lean(first, options), options=options)
-
-
-def searches(budget: Keep | Energy | RankPlan, options: Options) -> bool:
-    """Tell whether a budget is met by trying plans on held-out samples."""
-    return isinstance(budget, Keep) and options.allocation == "searched"
-
-
-def _budget(keep: float | None, energy: float | None, plan: RankPlan | None) -> Keep | Energy | RankPlan:
-    given = [
-        budget
-        for budget in (None if keep is None else Keep(keep), None if energy is None else Energy(energy), plan)
-        if budget is not None
-    ]
-    if len(given) != 1:
-        raise PlanError(f"{len(given)} budgets were given; expected exactly one of keep, energy and plan")
-    if plan is not None and not isinstance(plan, RankPlan):
-        raise PlanError(f"the plan is a {type(plan).__name__}; expected a RankPlan, as make_plan returns it")
-    if not isinstance(given[0], RankPlan) and not (is_number(given[0].share) and 0 < given[0].share <= 1):
-        raise PlanError(f"the share is {given[0].share!r}; expected a number above 0 and at most 1")
-    return given[0]
 
 
 @contextmanager

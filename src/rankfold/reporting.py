@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rankfold.decide import Decision, whole_bases
+from rankfold.evaluation import MaxDrop, compared, evaluation_warning, scored
 from rankfold.findings import Report
 from rankfold.measures import sizes, versions
 from rankfold.memory import memory_notes, runs_lean
@@ -15,6 +18,9 @@ from rankfold.passes.sites import Scan
 from rankfold.proof import first_batch, latencies, self_check
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import read_spool
+from rankfold.runtime_calib.sessions import run_outputs
+from rankfold.runtime_calib.trials import Run, open_trial
+from rankfold.stated import Budget
 
 
 def report_on(model: Model, scan: Scan, decision: Decision, places: tuple[Path, Path], options: Options) -> Report:
@@ -49,8 +55,20 @@ def report_on(model: Model, scan: Scan, decision: Decision, places: tuple[Path, 
         warnings=(*decision.warnings, *output_warnings(model)),
         inlined=model.inlined if plan.folded else (),
         tried=decision.tried,
+        answer=decision.answer,
         notes=memory_notes(model, calibration, options),
     )
+
+
+def with_evaluation(report: Report, budget: Budget, decision: Decision, options: Options) -> Report:
+    """Return the report with what the written model scores in a session of its own, where a score was asked for."""
+    if decision.before is None or not isinstance(budget, MaxDrop):
+        return report
+    session = open_trial(report.output, run=Run(options.provider))
+    after = scored(budget.evaluate, partial(run_outputs, session))
+    found = compared(decision.before, after, limit=budget.limit, seed=options.seed)
+    warning = evaluation_warning(found)
+    return replace(report, evaluation=found, warnings=(*report.warnings, *([warning] if warning else [])))
 
 
 def _patterns(options: Options) -> dict[str, str | None]:

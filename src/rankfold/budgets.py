@@ -1,0 +1,69 @@
+"""Budgets stated by what a plan may cost in quality or has to bring in speed, and how close a plan came to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MaxError:
+    """Budget: the smallest plan whose largest relative L2 over the compared outputs is at most this, above 0.
+
+    It is measured on those held-out samples that choose.
+    """
+
+    limit: float
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """Budget: at most 1 / `factor` of the foldable layers' FLOPs, a factor above 1.
+
+    A layer's FLOPs count its parameters once per row that it is given; no time is measured for it.
+    """
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How close the plan came to a target, and what one step further would have cost.
+
+    Attributes:
+        target: What was asked: `max_error`, `max_drop` or `speedup`.
+        asked: Its limit, or the factor.
+        found: What the plan chosen loses on what it was chosen by; of a speed-up, FLOPs before / after.
+        measured: Plans that were measured against the limit.
+        next_kept, next_found: Of the smaller plans measured, the one that loses least: the share it keeps, and what
+            it loses. None where there is none, and of a speed-up.
+    """
+
+    target: Literal["max_error", "max_drop", "speedup"]
+    asked: float
+    found: float
+    measured: int
+    next_kept: float | None = None
+    next_found: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the original and the written model score by the user's own measure, higher is better.
+
+    Attributes:
+        limit: The drop that was allowed.
+        rows: Samples scored; None where that is not known.
+        interval: 95 % interval of the drop, by a paired bootstrap over the samples; None without single scores.
+    """
+
+    before: float
+    after: float
+    limit: float
+    rows: int | None
+    interval: tuple[float, float] | None
+
+    @property
+    def drop(self) -> float:
+        """Return how much less the written model scores."""
+        return self.before - self.after
