@@ -11,6 +11,8 @@ from target_examples import LAYERS, Enumerated, enumerated
 
 from rankfold import answers
 from rankfold.errors import PlanError
+from rankfold.passes.allocate import Curve
+from rankfold.search import Search
 from rankfold.targets import Reached, Target, cost_of, smallest
 
 SEEDS = (0, 1, 2)
@@ -108,3 +110,14 @@ def test_a_loss_that_is_infinite_keeps_no_limit(one: Enumerated) -> None:
     losses = np.where(np.arange(len(one.plans)) % 2, errors(one), np.inf)
     found = reached(one, losses, 0.3, rough=False)
     assert one.place(found.plan) % 2
+
+
+def test_a_layer_that_can_only_stay_dense_is_left_so(one: Enumerated) -> None:
+    first, *others = one.search.curves
+    search = Search(one.search.lab, (Curve(first.site, (first.dense,)), *others))
+    losses = errors(one)
+    target = Target(lambda plan: float(losses[one.place(plan)]), 0.2, MEASURED, answers._LAST_MEASURED)
+    found = smallest(search, target, rounds=1)
+    assert found.plan[first.site] == first.dense
+    fixed = np.array([plan[first.site].rank is None for plan in one.plans])
+    assert found.cost <= one.costs[fixed & (losses <= 0.2)].min() + one.quantum

@@ -82,9 +82,13 @@ class _Tries:
         most = self.target.most
         self._ticks: Iterator[int] = iter(self.watch(range(most), f"{self.target.cost}, at most", most))
 
+    def knows(self, plan: Plan) -> bool:
+        """Tell whether a plan was measured before."""
+        return _key(plan) in self.known
+
     def lost(self, plan: Plan) -> float:
         """Return what a plan loses; each is measured once."""
-        key = tuple((site, choice.rank) for site, choice in plan.items())
+        key = _key(plan)
         if key not in self.known:
             next(self._ticks, None)
             self.known[key] = self.target.lost(plan), plan
@@ -98,6 +102,10 @@ class _Tries:
     def left(self) -> int:
         """Return how many plans may still be measured."""
         return self.target.most - len(self.known)
+
+
+def _key(plan: Plan) -> tuple[tuple[str, int | None], ...]:
+    return tuple((site, choice.rank) for site, choice in plan.items())
 
 
 def cost_of(plan: Plan) -> float:
@@ -209,11 +217,8 @@ def _measured(search: Search, curves: Sequence[Curve], plan: Plan) -> list[Curve
 def _combined(tries: _Tries, curves: Sequence[Curve], near: Sequence[Curve], plans: tuple[Plan, Plan]) -> Plan:
     """Return the cheapest plan that holds of those that move few sites, the most promising tested first.
 
-    Args:
-        tries: What was measured.
-        curves: The sites' own choices.
-        near: The choices near the present plan's, with what each adds to the loss.
-        plans: The present plan, and the cheapest that holds so far.
+    `near` holds the choices near the present plan's, with what each adds to the loss; `plans` are the present plan and
+    the cheapest that holds so far.
     """
     present, best = plans
     tested = 0
@@ -222,7 +227,7 @@ def _combined(tries: _Tries, curves: Sequence[Curve], near: Sequence[Curve], pla
         if tested == tries.target.last or not tries.left:
             break
         if cost_of(plan) < cost_of(best) - 1e-9 * cost_of(present):
-            tested += 1
+            tested += not tries.knows(plan)
             best = plan if tries.holds(plan) else best
     return best
 
