@@ -78,7 +78,8 @@ def run(folder: Path, shape: Shape, *, memory: str | None) -> dict[str, Any]:
     result = folder / "result"
     result.mkdir()
     command = [sys.executable, "-m", "rankfold", "compress", str(source / "model.onnx"), "--data"]
-    command += [str(folder / "data.npz"), "--keep", "0.5", "--allocation", "uniform", "-o", str(result / "small.onnx"), "--json", "--quiet"]
+    command += [str(folder / "data.npz"), "--keep", "0.5", "--allocation", "uniform"]
+    command += ["-o", str(result / "small.onnx"), "--json", "--quiet"]
     with (folder / "report.json").open("wb") as report:
         seen = watch([*command, *(("--memory", memory) if memory else ())], report.fileno())
     if seen.code:

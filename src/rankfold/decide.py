@@ -52,63 +52,51 @@ class Decision:
     before: Score | None = None
 
 
-def decide(
-    model: Model,
-    scan: Scan,
-    calibration: Calibration,
-    budget: Budget,
-    options: Options,
-    *,
-    choosing: Path | None = None,
-) -> Decision:
-    """Return what is to be done with each site.
+@dataclass(frozen=True)
+class Grounds:
+    """What a decision is made on; it holds no moments that are not needed any more.
+
+    Attributes:
+        study: What plans are chosen from.
+        spectra: Each site's basis; those that memory has no room for lack their vectors.
+        tails: What each rank of a site loses on rows that only report.
+        rows: Rows of each site per sample.
+        warnings: Of too few rows, of patterns that match nothing, and of the data.
+        calibration: Without moments where all vectors are there.
+        choosing: Whether there are samples to choose a plan on.
+    """
+
+    study: Study
+    spectra: dict[str, Spectrum]
+    tails: dict[str, FloatArray]
+    rows: dict[str, float]
+    warnings: tuple[str, ...]
+    calibration: Calibration
+    choosing: bool
+
+
+def decide(grounds: Grounds, budget: Budget) -> Decision:
+    """Return what is to be done with each site; `budget` is what to keep, or a plan that was checked already."""
+    study, spectra = grounds.study, grounds.spectra
+    reason = hindrance(study.model, study.choosing) if grounds.choosing and study.scan.sites else None
+    found = _found(grounds, budget, reason)
+    plan = with_predictions(found.plan, spectra)
+    told = (*grounds.warnings, *([reason] if reason else []))
+    outcomes = site_outcomes(study.scan, plan, spectra, grounds.tails)
+    return Decision(plan, spectra, outcomes, told, grounds.calibration, found.tried, found.answer, found.before)
+
+
+def grounds_of(
+    model: Model, scan: Scan, calibration: Calibration, options: Options, *, choosing: Path | None = None
+) -> Grounds:
+    """Return what decisions about a model are made on.
 
     Args:
         model, scan: The original and its sites.
-        calibration: What was collected.
-        budget: What to keep, or a plan that was checked already.
+        calibration: What was collected; nobody should hold it beyond this call, for its moments take much memory.
         options: Memory, progress, and how plans are searched for.
         choosing: The held-out batches to choose a plan on; None chooses none.
     """
-    known = _known(model, scan, calibration, choosing, options)
-    spectra = known.spectra
-    told = [*known.warnings, *_data_warnings(calibration)]
-    reason = hindrance(model, choosing) if choosing and scan.sites else None
-    found = _found(known.study, calibration, budget, spectra, reason)
-    plan = with_predictions(found.plan, spectra)
-    told.extend([reason] if reason else [])
-    outcomes = site_outcomes(scan, plan, spectra, known.tails)
-    rest = replace(calibration, held_out={}, choosing={}, moments={} if known.complete else calibration.moments)
-    return Decision(plan, spectra, outcomes, tuple(told), rest, found.tried, found.answer, found.before)
-
-
-def studied(model: Model, scan: Scan, calibration: Calibration, choosing: Path, options: Options) -> Studied:
-    """Return what plans are chosen from, for more than one of them."""
-    known = _known(model, scan, calibration, choosing, options)
-    return Studied(known.study, known.spectra, (*known.warnings, *_data_warnings(calibration)))
-
-
-@dataclass(frozen=True)
-class Studied:
-    """What plans are chosen from, the bases that predict their errors, and warnings."""
-
-    study: Study
-    spectra: Mapping[str, Spectrum]
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Known:
-    """The bases, what their ranks lose on rows that only report, what plans are chosen from, if all vectors fit."""
-
-    spectra: dict[str, Spectrum]
-    tails: dict[str, FloatArray]
-    study: Study
-    warnings: tuple[str, ...]
-    complete: bool
-
-
-def _known(model: Model, scan: Scan, calibration: Calibration, choosing: Path | None, options: Options) -> _Known:
     spectra, warnings = {}, []
     tails: dict[str, FloatArray] = {}
     losses: dict[str, FloatArray] = {}
@@ -120,28 +108,28 @@ def _known(model: Model, scan: Scan, calibration: Calibration, choosing: Path | 
         if calibration.choosing:
             losses[site.name] = held_out_tails(model, scan, site, basis, (calibration.moments, calibration.choosing))
         warnings.append(warning)
-    told = (*pattern_warnings(scan, options), *filter(None, warnings))
+    told = (*pattern_warnings(scan, options), *filter(None, warnings), *_data_warnings(calibration))
     curves = site_curves(scan, spectra)
     curves = with_tails(curves, losses) if losses else curves
-    study = Study(model, scan, curves, _whole(model, scan, spectra, calibration), choosing or Path(), options)
-    return _Known(spectra, tails, study, told, room >= 0)
+    rows = rows_per_sample(scan, calibration)
+    rest = replace(calibration, held_out={}, choosing={}, moments={} if room >= 0 else calibration.moments)
+    study = Study(model, scan, curves, _whole(model, scan, spectra, rest), choosing or Path(), options)
+    return Grounds(study, spectra, tails, rows, told, rest, choosing is not None)
 
 
-def _found(
-    study: Study, calibration: Calibration, budget: Budget, spectra: Mapping[str, Spectrum], hindered: str | None
-) -> Found:
+def _found(grounds: Grounds, budget: Budget, hindered: str | None) -> Found:
     """Return the plan that meets a budget, by what suits it."""
+    study, rows = grounds.study, grounds.rows
     scan, model = study.scan, study.model
     if isinstance(budget, RankPlan):
         fixed = (scan.fixed_parameters, scan.fixed_dense_parameters)
         return Found(replace(budget, fixed_parameters=fixed[0], fixed_dense_parameters=fixed[1]))
     if isinstance(budget, Keep | Energy) and (hindered or not searches(budget, study.options) or not scan.sites):
-        curves = site_curves(scan, spectra)
+        curves = site_curves(scan, grounds.spectra)
         return Found(make_plan(scan, curves, budget, model_digest=model.digest))
     assert not isinstance(budget, Energy)
     if not scan.sites:
         raise PlanError("no layer is there that a fold could make smaller; exclude less, or give another model")
-    rows = rows_per_sample(scan, calibration)
     if isinstance(budget, Speedup) and (hindered or not searches(budget, study.options)):
         return faster_uniform(study, budget, rows)
     if isinstance(budget, MaxError | MaxDrop) and hindered:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankfold.capture import capture, work_folder
 from rankfold.choose import Study, announced, hindrance, open_search
-from rankfold.decide import Studied, studied
+from rankfold.decide import Grounds, grounds_of
 from rankfold.errors import PlanError
 from rankfold.lab import Lab
-from rankfold.measures import rows_per_sample
 from rankfold.memory import runs_lean
 from rankfold.opening import open_model, with_outputs
 from rankfold.options import Options, is_number
@@ -100,8 +99,9 @@ def frontier(
             raise PlanError("no layer is there that a fold could make smaller; exclude less, or give another model")
         if reason := hindrance(loaded, choosing):
             raise PlanError(f"there is no frontier without trying plans ({reason})")
-        known = studied(loaded, scan, calibration, choosing, options)
-        return _walked(known, sorted(set(keeps), reverse=True), rows_per_sample(scan, calibration), spool)
+        grounds = grounds_of(loaded, scan, calibration, options, choosing=choosing)
+        del calibration  # its moments take much memory
+        return _walked(grounds, sorted(set(keeps), reverse=True), spool)
 
 
 def walk(search: Search, budgets: Sequence[float], *, rounds: int) -> list[Trial]:
@@ -115,8 +115,8 @@ def walk(search: Search, budgets: Sequence[float], *, rounds: int) -> list[Trial
     return [trial for trial in found if trial is not None]
 
 
-def _walked(known: Studied, keeps: Sequence[float], rows: Mapping[str, float], spool: Path) -> Frontier:
-    study = known.study
+def _walked(grounds: Grounds, keeps: Sequence[float], spool: Path) -> Frontier:
+    study, rows = grounds.study, grounds.rows
     empty = dense_plan(study.scan, "frontier", model_digest=study.model.digest)
     check_reachable(empty, study.curves, keeps[0])
     least = empty.fixed_parameters + sum(curve.choices[0].cost for curve in study.curves)
@@ -132,7 +132,7 @@ def _walked(known: Studied, keeps: Sequence[float], rows: Mapping[str, float], s
             FrontierPoint(
                 keep=keep,
                 plan=with_predictions(
-                    with_choices(replace(empty, made_by=f"keep {keep:g}"), trial.plan), known.spectra
+                    with_choices(replace(empty, made_by=f"keep {keep:g}"), trial.plan), grounds.spectra
                 ),
                 flops=sum(choice.cost * rows[site] for site, choice in trial.plan.items()) / dense,
                 loss=search.lab.reading(trial.loss),
@@ -142,7 +142,7 @@ def _walked(known: Studied, keeps: Sequence[float], rows: Mapping[str, float], s
         )
         unreached = tuple(keep for keep in keeps if keep not in reached)
         samples = search.lab.comparing.samples
-        return Frontier(study.model.digest, points, samples, reporting, len(search.trials), unreached, known.warnings)
+        return Frontier(study.model.digest, points, samples, reporting, len(search.trials), unreached, grounds.warnings)
 
 
 def _errors(lab: Lab, study: Study, trials: Sequence[Trial], spool: Path) -> tuple[list[float], int]:

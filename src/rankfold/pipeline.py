@@ -13,7 +13,7 @@ from rankfold import __version__
 from rankfold.calibration_file import load_calibration as load_calibration
 from rankfold.calibration_file import save_calibration as save_calibration
 from rankfold.capture import capture, work_folder
-from rankfold.decide import decide, pattern_warnings, site_spectra, whole_bases
+from rankfold.decide import decide, grounds_of, pattern_warnings, site_spectra, whole_bases
 from rankfold.errors import PlanError
 from rankfold.evaluation import Evaluate
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
@@ -170,8 +170,9 @@ def compress(  # the public way in: one budget of several, and where the result 
         spool = options.held_out_to or Path(folder) / "held_out.npz"
         choosing = work / "choosing.npz" if searches(budget, options) else None
         calibration = capture(loaded, scan, data, spool, work=work, options=options, choosing=choosing)
-        decision = decide(loaded, scan, calibration, budget, options, choosing=choosing)
-        del calibration  # the decision has what is still needed of it
+        grounds = grounds_of(loaded, scan, calibration, options, choosing=choosing)
+        del calibration  # the grounds have what is still needed of it
+        decision = decide(grounds, budget)
         whole = whole_bases(loaded, scan, decision)
         with staged(path) as place:
             folded = fold(loaded, scan, decision.plan, decision.spectra, version=__version__, whole=whole)
