@@ -1,0 +1,112 @@
+"""A compressed model on its way to being healed: what it is compared with, and how a change to it is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankfold.findings import Discrepancy
+from rankfold.memory import runs_lean
+from rankfold.options import Options
+from rankfold.passes.model_file import Model, output_names
+from rankfold.passes.replaced import with_values
+from rankfold.passes.write_model import write_referring
+from rankfold.runtime_calib.exposed import Exposed, open_exposed
+from rankfold.runtime_calib.shelf import Shelf
+from rankfold.runtime_calib.trials import Rows, Run, tried
+from rankfold.values import Skipped
+
+Array = NDArray[np.generic]
+How = Literal["refit", "distill", "finetune"]
+HOWS: tuple[How, ...] = ("refit", "distill", "finetune")
+
+
+@dataclass(frozen=True)
+class HealStep:
+    """One step of healing.
+
+    Attributes:
+        name: `refit`, `distill` or `finetune`.
+        before, after: Relative L2 of the outputs on the held-out samples that choose, root mean square over outputs.
+        kept: Whether the step was kept; it is where the error fell, or in tuning on labels the loss that is tuned.
+        notes: What a reader should know of it.
+    """
+
+    name: How
+    before: float
+    after: float
+    kept: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Healed:
+    """What healing reached.
+
+    Attributes:
+        path: The model written.
+        steps: Each step in order.
+        changed: Initializers that changed: factors, and others.
+        others: Those of them that are no factors.
+        before, after: The candidate and the result beside the original, on held-out samples that decided nothing.
+        samples: Samples to heal on, to choose by and to report on.
+        skipped: Folds that were not fitted anew, with the reason.
+    """
+
+    path: Path
+    steps: tuple[HealStep, ...]
+    changed: tuple[str, ...]
+    others: tuple[str, ...]
+    before: Discrepancy
+    after: Discrepancy
+    samples: tuple[int, int, int]
+    skipped: tuple[Skipped, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Case:
+    """A candidate, the original, and the samples that a change is made and judged on.
+
+    Attributes:
+        training: Samples to heal on.
+        choosing: Held-out samples that only judge, with the original's outputs.
+        labels: Of those samples, batch by batch; None where there are none.
+        folder: For what is written on the way.
+    """
+
+    base: Model
+    candidate: Model
+    training: Shelf
+    choosing: Rows
+    labels: tuple[Array | None, ...]
+    folder: Path
+    options: Options
+
+    @property
+    def run(self) -> Run:
+        """Return where and how models are run."""
+        return Run(self.options.provider, runs_lean(self.base, self.options))
+
+    def opened(self, values: Mapping[str, Array], tensors: tuple[str, ...] = ()) -> Exposed:
+        """Return the candidate with other values, giving out tensors inside it."""
+        path = self.folder / "trial.onnx"
+        write_referring(with_values(self.candidate, values), self.candidate, path)
+        session = open_exposed(
+            path,
+            tensors,
+            exposed=output_names(self.candidate),
+            run=self.run,
+            weights_folder=self.candidate.path.resolve().parent,
+        )
+        path.unlink()
+        return session
+
+    def error(self, opened: Exposed) -> float:
+        """Return how far the outputs are from the original's on the samples that choose."""
+        found = tried(opened.session, self.choosing, {})
+        return float(np.sqrt(np.mean([losses.mean for losses in found.values()])))
