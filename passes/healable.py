@@ -79,7 +79,8 @@ def is_vector(index: GraphIndex, name: str) -> bool:
     if not is_constant_float(index, name):
         return False
     dims = index.initializers[name].dims
-    return math.prod(dims) > 1 and max(dims) == math.prod(dims)
+    size = math.prod(dims)
+    return size > 1 and int(max(dims)) == size
 
 
 def _serving(index: GraphIndex, node: NodeProto) -> Iterator[str]:

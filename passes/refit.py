@@ -65,7 +65,8 @@ class Normal:
     def empty(cls, uses: int) -> Normal:
         """Return sums over no rows."""
         nothing = np.zeros(())
-        return cls(*([nothing] * uses for _ in range(4)), [0] * uses, [False] * uses)
+        gram, cross, inner, missing = ([nothing] * uses for _ in range(4))
+        return cls(gram, cross, inner, missing, [0] * uses, [False] * uses)
 
     def add(self, use: int, rows: Rows) -> None:
         """Add the rows of one batch of one use."""

@@ -70,7 +70,7 @@ class RefitSite:
 
 
 def find_refit_sites(base: Model, candidate: Model) -> tuple[tuple[RefitSite, ...], tuple[Skipped, ...]]:
-    """Return the folds of a candidate that can be fitted anew, in graph order, and those that cannot, with the reason."""
+    """Return the folds of a candidate that can be fitted anew, in graph order, and the others with the reason."""
     original = frozenset(name for node in base.proto.graph.node for name in node.output)
     graphs = _Graphs(candidate, index_graph(candidate.proto), original)
     sites, skipped = [], []
@@ -133,8 +133,8 @@ def _read_by(index: GraphIndex, node: NodeProto, operand: int) -> str:
     name = node.input[1 - operand]
     place = index.producer.get(name)
     if place is not None and index.nodes[place].op_type in _PARTING and "/" in name:
-        return index.nodes[place].input[0]
-    return name
+        name = index.nodes[place].input[0]
+    return str(name)
 
 
 def _use(graphs: _Graphs, node: NodeProto, operand: int, width: int) -> RefitUse | str:

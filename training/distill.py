@@ -209,7 +209,7 @@ class _Pupil:
         loss = self.loss(lesson)
         if not bool(torch.isfinite(loss)):
             return False
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         return True
 

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +42,7 @@ PathLike = str | os.PathLike[str]
 PASSES = 4
 _CHOOSING_SHARE = 0.25  # of the memory, for the samples that choose, which stay in it
 _MOST_CHOOSING = 1024  # samples: more tell no more, and each look at them takes longer
+_NAMED = "value "  # before each name in a file, so that none is taken for a parameter of the function that writes it
 _REFITTED, _TRAINED = "refitted.npz", "training.pt"
 
 
@@ -173,7 +174,7 @@ def _case(base: Model, candidate: Model, data: DataLike, folder: Path, options: 
     rows = reference_rows(
         base.path,
         [feed for feed, _ in loaded],
-        metrics=dict.fromkeys(options.outputs, "relative_l2"),
+        metrics=dict.fromkeys(options.outputs or output_names(base), "relative_l2"),
         padding=options.mask,
         run=Run(options.provider, runs_lean(base, options)),
     )
@@ -204,13 +205,13 @@ def _refit(case: Case, places: _Places) -> _Step:
     file = None if places.kept is None else places.kept / _REFITTED
     if file is not None and file.is_file():
         with np.load(file) as archive:
-            values: dict[str, Array] = {name: archive[name] for name in archive.files}
+            values: dict[str, Array] = {name.removeprefix(_NAMED): archive[name] for name in archive.files}
         after = case.error(case.opened(values))
         return _Step(values, HealStep("refit", before, after, bool(values), ("fitted before the run was killed",)))
     found = refit(case)
     if file is not None:
         with whole(file) as archive_file:
-            np.savez(archive_file, **found.values)  # type: ignore[arg-type]  # names, none of which is a parameter's
+            np.savez(archive_file, allow_pickle=False, **{_NAMED + name: value for name, value in found.values.items()})
     notes = (f"{found.fitted} factors and {found.biased} biases alone took other values",)
     return _Step(found.values, HealStep("refit", before, found.error, bool(found.values), notes), found.skipped)
 
@@ -248,8 +249,3 @@ def _compared(case: Case, path: Path, reporting: Shelf) -> Discrepancy:
         reporting.feeds(options.batch_size), "comparing", len(reporting.batches(options.batch_size))
     )
     return compare(case.base.path, path, feeds, outputs=options.outputs, provider=options.provider, lean=case.run.lean)
-
-
-def healed_options(options: Options) -> Options:
-    """Return the options without a checkpoint, for healing inside another command."""
-    return replace(options, checkpoint=None)

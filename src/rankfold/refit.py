@@ -133,10 +133,7 @@ class _Work:
                     limit = MOST_ROWS_PER_DIMENSION * site.rank * len(numbers) // FEWEST_SAMPLES + 1
                     sums.normal.add(use, _drawn(rows, max(limit, len(numbers)), random))
                     sums.mean[use] = sums.mean[use] + mean * sample_count(feed)
-            enough = all(
-                sum(s.normal.rows) >= MOST_ROWS_PER_DIMENSION * g.rank for g, s in zip(group, found, strict=True)
-            )
-            if enough and samples >= FEWEST_SAMPLES:
+            if samples >= FEWEST_SAMPLES and all(map(_has_enough, group, found)):
                 break
         for sums in found:
             sums.mean = [mean / samples for mean in sums.mean]
@@ -173,9 +170,13 @@ class _Work:
     def _value(self, name: str, before: Mapping[str, Array]) -> FloatArray:
         """Return an initializer as it stands now, float64."""
         if name in before or name in self.values:
-            return (before.get(name, self.values.get(name)) if name in before else self.values[name]).astype(np.float64)
+            return (before[name] if name in before else self.values[name]).astype(np.float64)
         model = self.case.candidate
         return model.tensor(next(t for t in model.proto.graph.initializer if t.name == name)).astype(np.float64)
+
+
+def _has_enough(site: RefitSite, sums: _Sums) -> bool:
+    return sum(sums.normal.rows) >= MOST_ROWS_PER_DIMENSION * site.rank
 
 
 def _tensors(site: RefitSite) -> Iterator[str]:
@@ -193,8 +194,9 @@ def _use_rows(use: RefitUse, compressed: Feed, original: Feed, padding: Array | 
 def _as_rows(array: Array, axis: int, padding: Array | None) -> FloatArray:
     turned = np.moveaxis(array, axis, -1)
     if padding is not None and turned.shape[:-1] == padding.shape:
-        return turned[padding != 0].astype(np.float64)
-    return turned.reshape(-1, turned.shape[-1]).astype(np.float64)
+        turned = turned[padding != 0]
+    rows: FloatArray = turned.reshape(-1, turned.shape[-1]).astype(np.float64)
+    return rows
 
 
 def _drawn(rows: Rows, limit: int, random: np.random.Generator) -> Rows:
