@@ -80,7 +80,7 @@ def is_vector(index: GraphIndex, name: str) -> bool:
         return False
     dims = index.initializers[name].dims
     size = math.prod(dims)
-    return size > 1 and int(max(dims)) == size
+    return bool(size > 1 and max(dims) == size)
 
 
 def _serving(index: GraphIndex, node: NodeProto) -> Iterator[str]:
