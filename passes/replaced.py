@@ -33,16 +33,21 @@ def with_values(model: Model, values: Mapping[str, Array], *, recorded: Collecti
     Raises:
         ModelError: There is no such initializer, the shape is another one, or a number does not fit in its type.
     """
-    known = {tensor.name: tensor for tensor in model.proto.graph.initializer}
-    new = {}
-    for name, array in values.items():
-        if name not in known:
-            raise ModelError(f"{model.path}: there is no initializer {name!r} to be replaced")
-        new[name] = _narrowed(model, known[name], array)
+    new = _changed(model, values)
     skeleton = copy_without(model.proto, "initializer")
     if names := sorted({*healed_names(model.proto), *recorded}):
         _record(skeleton, names)
     return Rewritten(skeleton, _Initializers(model.proto, new))
+
+
+def changed_by(model: Model, values: Mapping[str, Array]) -> tuple[str, ...]:
+    """Return the initializers in whose stored numbers values make a difference, in file order.
+
+    Raises:
+        ModelError: As `with_values`.
+    """
+    new = _changed(model, values)
+    return tuple(tensor.name for tensor in model.proto.graph.initializer if tensor.name in new)
 
 
 def healed_names(proto: ModelProto) -> tuple[str, ...]:
@@ -71,8 +76,17 @@ class _Initializers:
             yield self.new.get(tensor.name, tensor)
 
 
-def _narrowed(model: Model, old: TensorProto, array: Array) -> TensorProto:
-    """Return a tensor as it was, with other numbers; where nothing changes in its type, the old one itself."""
+def _changed(model: Model, values: Mapping[str, Array]) -> dict[str, TensorProto]:
+    """Return the initializers that become others, by name."""
+    known = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+    if unknown := [name for name in values if name not in known]:
+        raise ModelError(f"{model.path}: there is no initializer {unknown[0]!r} to be replaced")
+    found = ((name, _narrowed(model, known[name], array)) for name, array in values.items())
+    return {name: tensor for name, tensor in found if tensor is not None}
+
+
+def _narrowed(model: Model, old: TensorProto, array: Array) -> TensorProto | None:
+    """Return a tensor as it was, with other numbers; None where in its type these are the same."""
     if tuple(old.dims) != array.shape:
         raise ModelError(f"{model.path}: {old.name!r} has the shape {list(old.dims)}; {list(array.shape)} was given")
     dtype = helper.tensor_dtype_to_np_dtype(old.data_type)
@@ -80,8 +94,8 @@ def _narrowed(model: Model, old: TensorProto, array: Array) -> TensorProto:
         narrow = np.ascontiguousarray(array.astype(dtype))
     if not np.isfinite(narrow.astype(np.float64)).all():
         raise ModelError(f"{model.path}: new numbers of {old.name!r} do not fit in {dtype}; leave it as it is")
-    if narrow.tobytes() == bytes(model.tensor(old).tobytes()):
-        return old
+    if narrow.tobytes() == model.tensor(old).tobytes():
+        return None
     new = TensorProto(name=old.name, data_type=old.data_type, dims=old.dims, raw_data=narrow.tobytes())
     new.doc_string = old.doc_string
     new.metadata_props.extend(old.metadata_props)

@@ -24,7 +24,7 @@ from rankfold.options import Options, check_options
 from rankfold.passes.graph_checks import check_measurable
 from rankfold.passes.healable import Healable, find_healable
 from rankfold.passes.model_file import Model, input_specs, load_model, output_names
-from rankfold.passes.replaced import with_values
+from rankfold.passes.replaced import changed_by, with_values
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
 from rankfold.reading import data_fingerprint
 from rankfold.refit import refit
@@ -234,9 +234,7 @@ def _write(
     candidate: Model, values: Mapping[str, Array], healable: Healable, place: Path
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Write the result; return the names of what changed, and those of them that are no factors."""
-    rewritten = with_values(candidate, values)
-    old = {id(tensor) for tensor in candidate.proto.graph.initializer}
-    changed = tuple(tensor.name for tensor in rewritten.initializers if id(tensor) not in old)
+    changed = changed_by(candidate, values)
     others = tuple(name for name in changed if name not in healable.factors)
     final = with_values(candidate, {name: values[name] for name in changed}, recorded=others)
     write_model(final if changed else None, candidate, place)
