@@ -8,6 +8,7 @@ from pathlib import Path
 from rankfold.errors import PlanError
 from rankfold.passes.plan_file import plan_from_json
 from rankfold.tools.compression import Request, run_compression
+from rankfold.tools.heal_options import HealOptions, with_healing
 from rankfold.tools.options import (
     Budget,
     CalibrationOptions,
@@ -30,6 +31,7 @@ _NO_PLAN = PlanFile()
 _ALL = Selection()
 _ALL_OUTPUTS = OutputChoice()
 _CALIBRATION = CalibrationOptions()
+_NO_HEALING = HealOptions()
 _NO_LIMITS = Limits()
 _RUN = RunOptions()
 _SHOW = ShowOptions()
@@ -45,6 +47,7 @@ def compress(
     selection: Selection = _ALL,
     choice: OutputChoice = _ALL_OUTPUTS,
     calibration: CalibrationOptions = _CALIBRATION,
+    healing: HealOptions = _NO_HEALING,
     limits: Limits = _NO_LIMITS,
     run: RunOptions = _RUN,
     show: ShowOptions = _SHOW,
@@ -64,7 +67,7 @@ def compress(
         plan=read_plan(plan_file.plan) if plan_file.plan else None,
         report=files.report,
     )
-    options = stage_options(run=run, calibration=calibration, selection=selection, choice=choice)
+    options = with_healing(stage_options(run=run, calibration=calibration, selection=selection, choice=choice), healing)
     done = run_compression(request, limits=limits, options=options, quiet=show.quiet)
     print_warnings(done.report.warnings)
     if show.json:

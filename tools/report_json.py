@@ -44,6 +44,7 @@ def report_to_json(report: Report, *, limits: Sequence[Limit] = (), commands: Se
         "sites": [asdict(site) for site in report.sites],
         "skipped": [asdict(node) for node in report.skipped],
         "inlined_functions": list(report.inlined),
+        "healing": None if report.healing is None else asdict(report.healing),
         "warnings": list(report.warnings),
         "notes": list(report.notes),
         "limits": limits_to_json(limits),

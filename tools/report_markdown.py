@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from rankfold.findings import Latency, OutputDiscrepancy, Report, SiteOutcome, Size
+from rankfold.findings import Healing, Latency, OutputDiscrepancy, Report, SiteOutcome, Size
 from rankfold.tools.limits import Limit, limit_message
 from rankfold.tools.tables import change, lost, milliseconds, percent, rank_text, shape_text, skip_reasons
 
@@ -22,6 +22,7 @@ def report_to_markdown(report: Report, *, limits: Sequence[Limit] = (), commands
         _limits(limits),
         _sizes(report),
         _quality(report),
+        _healing(report.healing),
         _latency(report.latency),
         _sites(report),
         _skipped(report),
@@ -118,6 +119,23 @@ def _output_row(output: OutputDiscrepancy) -> tuple[str, ...]:
         "-" if output.top1_agreement is None else percent(output.top1_agreement),
         f"{output.passing_atol:.4g}",
     )
+
+
+def _healing(healing: Healing | None) -> Iterator[str]:
+    if healing is None:
+        return
+    yield "## Healing"
+    yield ""
+    yield "Errors before and after each step: relative L2 of the outputs on held-out samples that only choose."
+    yield ""
+    rows = (
+        (step.name, f"{step.before:.4g}", f"{step.after:.4g}", "yes" if step.kept else "no", "; ".join(step.notes))
+        for step in healing.steps
+    )
+    yield from _table(("step", "before", "after", "kept", "notes"), rows)
+    yield ""
+    yield f"{len(healing.changed) - len(healing.others)} factors took other values, and {len(healing.others)} others:"
+    yield ", ".join(map(_code, healing.others)) + "." if healing.others else "none."
 
 
 def _latency(latency: Sequence[Latency]) -> Iterator[str]:

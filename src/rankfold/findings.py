@@ -162,6 +162,39 @@ class Tried:
 
 
 @dataclass(frozen=True)
+class HealStep:
+    """One step of healing.
+
+    Attributes:
+        name: `refit`, `distill` or `finetune`.
+        before, after: Relative L2 of the outputs on the held-out samples that choose, root mean square over outputs.
+        kept: Whether the step was kept; it is where the error fell, or in tuning on labels the loss that is tuned.
+        notes: What a reader should know of it.
+    """
+
+    name: str
+    before: float
+    after: float
+    kept: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Healing:
+    """What was healed of a compressed model.
+
+    Attributes:
+        steps: In order.
+        changed: Names of the initializers that took other values.
+        others: Those of them that are no factors.
+    """
+
+    steps: tuple[HealStep, ...]
+    changed: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SelfCheck:
     """Relative L2 between the model and itself folded at full rank: on held-out data, and on data never seen.
 
@@ -212,3 +245,4 @@ class Report:
     inlined: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     tried: tuple[Tried, ...] = field(default=())
+    healing: Healing | None = None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankfold.errors import CalibrationDataError, ModelError, OptionsError
-from rankfold.findings import Discrepancy
-from rankfold.healing import HOWS, Case, Healed, HealStep, How
+from rankfold.findings import Discrepancy, Healing, HealStep
+from rankfold.healing import HOWS, Case, Healed, How
 from rankfold.lessons import Training, check_torch, train
 from rankfold.measures import versions
 from rankfold.memory import runs_lean
 from rankfold.opening import with_outputs
 from rankfold.options import Options, check_options
 from rankfold.passes.graph_checks import check_measurable
-from rankfold.passes.healable import Healable, find_healable
+from rankfold.passes.healable import Healable
 from rankfold.passes.model_file import Model, input_specs, load_model, output_names
 from rankfold.passes.replaced import changed_by, with_values
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
@@ -46,18 +44,12 @@ _NAMED = "value "  # before each name in a file, so that none is taken for a par
 _REFITTED, _TRAINED = "refitted.npz", "training.pt"
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
+    """A step's values by initializer, what is told of it, and the folds that it left alone."""
+
     values: dict[str, Array]
     told: HealStep
     skipped: tuple[Skipped, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Where healing works: `kept` survives a kill, where a checkpoint was asked for."""
-
-    folder: Path
-    kept: Path | None
 
 
 def heal(
@@ -92,7 +84,7 @@ def heal(
     check_writable(path)
     check_no_input(path, (*first.files, *second.files, data))
     check_measurable(first.path, first.proto)
-    healable = _healable(first, second)
+    healable = check_pair(first, second)
     if how != "refit":
         check_torch(second, healable)
     options = with_outputs(first, options)
@@ -101,16 +93,15 @@ def heal(
         kept = stack.enter_context(checkpoint_folder(options.checkpoint)) if options.checkpoint else None
         if kept is not None:
             KeptRun(kept, _fingerprint((first, second), data, (how, passes), options)).begin()
-        case, reporting = _case(first, second, data, folder, options)
-        steps = list(_steps(case, healable, (how, passes), _Places(folder, kept)))
-        values = steps[-1].values
+        case, reporting = open_case(first, second, data, folder, options)
+        steps = taken(case, healable, (how, passes), kept)
         with staged(path) as place:
-            changed, others = _write(second, values, healable, place)
+            healing = write_healed(case, steps, healable, place)
             after = _compared(case, place, reporting)
         before = _compared(case, second.path, reporting)
     samples = (case.training.samples, case.choosing.samples, reporting.samples)
     skipped = tuple(part for step in steps for part in step.skipped)
-    return Healed(path, tuple(step.told for step in steps), changed, others, before, after, samples, skipped)
+    return Healed(path, healing.steps, healing.changed, healing.others, before, after, samples, skipped)
 
 
 def _check(how: str, passes: int, options: Options) -> None:
@@ -121,7 +112,7 @@ def _check(how: str, passes: int, options: Options) -> None:
         raise OptionsError(f"passes is {passes!r}; expected a whole number from 1 on")
 
 
-def _healable(base: Model, candidate: Model) -> Healable:
+def check_pair(base: Model, candidate: Model) -> Healable:
     """Return what can be healed.
 
     Raises:
@@ -154,7 +145,7 @@ def _fingerprint(
     }
 
 
-def _case(base: Model, candidate: Model, data: DataLike, folder: Path, options: Options) -> tuple[Case, Shelf]:
+def open_case(base: Model, candidate: Model, data: DataLike, folder: Path, options: Options) -> tuple[Case, Shelf]:
     """Return what is healed on, and the samples that only report."""
     with (
         Shelf(folder / "training.bin") as training,
@@ -189,34 +180,41 @@ def _first(choosing: Shelf, options: Options) -> list[list[int]]:
     return choosing.batches(options.batch_size, order=range(max(1, min(len(choosing), room, _MOST_CHOOSING))))
 
 
-def _steps(case: Case, healable: Healable, course: tuple[How, int], places: _Places) -> Iterator[_Step]:
-    """Take the steps one after the other, each from what the one before left."""
+def taken(case: Case, healable: Healable, course: tuple[How, int], kept: Path | None) -> tuple[Step, ...]:
+    """Take the steps one after the other, each from what the one before left.
+
+    Args:
+        case: What is healed, and on what.
+        healable: The initializers that may take other values.
+        course: The last step, and how many passes it trains.
+        kept: Where what was reached survives a kill; None keeps nothing.
+    """
     how, passes = course
-    step = _refit(case, places)
-    yield step
-    if how != "refit":
-        file = None if places.kept is None else places.kept / _TRAINED
-        yield _train(case, healable, step, Training(passes, labelled=how == "finetune", file=file))
+    first = _refit(case, kept)
+    if how == "refit":
+        return (first,)
+    file = None if kept is None else kept / _TRAINED
+    return first, _train(case, healable, first, Training(passes, labelled=how == "finetune", file=file))
 
 
-def _refit(case: Case, places: _Places) -> _Step:
+def _refit(case: Case, kept: Path | None) -> Step:
     """Fit in closed form, or take what an earlier call fitted before it was killed."""
     before = case.error(case.opened({}))
-    file = None if places.kept is None else places.kept / _REFITTED
+    file = None if kept is None else kept / _REFITTED
     if file is not None and file.is_file():
         with np.load(file) as archive:
             values: dict[str, Array] = {name.removeprefix(_NAMED): archive[name] for name in archive.files}
         after = case.error(case.opened(values))
-        return _Step(values, HealStep("refit", before, after, bool(values), ("fitted before the run was killed",)))
+        return Step(values, HealStep("refit", before, after, bool(values), ("fitted before the run was killed",)))
     found = refit(case)
     if file is not None:
         with whole(file) as archive_file:
             np.savez(archive_file, allow_pickle=False, **{_NAMED + name: value for name, value in found.values.items()})
     notes = (f"{found.fitted} factors and {found.biased} biases alone took other values",)
-    return _Step(found.values, HealStep("refit", before, found.error, bool(found.values), notes), found.skipped)
+    return Step(found.values, HealStep("refit", before, found.error, bool(found.values), notes), found.skipped)
 
 
-def _train(case: Case, healable: Healable, step: _Step, training: Training) -> _Step:
+def _train(case: Case, healable: Healable, step: Step, training: Training) -> Step:
     """Train, and keep what came of it where the held-out error fell; on labels, where the loss that is tuned fell."""
     schooled = train(case, healable, step.values, training)
     values = dict(step.values) | {name: np.asarray(array) for name, array in schooled.arrays.items()}
@@ -227,18 +225,17 @@ def _train(case: Case, healable: Healable, step: _Step, training: Training) -> _
         f"{schooled.steps} steps at a rate of {schooled.rate:g} of each tensor's size",
         f"held-out loss of the training {schooled.before:.4g}, then {schooled.after:.4g}",
     )
-    return _Step(values if better else step.values, HealStep(name, before, after, better, notes))
+    return Step(values if better else step.values, HealStep(name, before, after, better, notes))
 
 
-def _write(
-    candidate: Model, values: Mapping[str, Array], healable: Healable, place: Path
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Write the result; return the names of what changed, and those of them that are no factors."""
+def write_healed(case: Case, steps: tuple[Step, ...], healable: Healable, place: Path) -> Healing:
+    """Write the candidate with what the last step left, and return what was done."""
+    values, candidate = steps[-1].values, case.candidate
     changed = changed_by(candidate, values)
     others = tuple(name for name in changed if name not in healable.factors)
     final = with_values(candidate, {name: values[name] for name in changed}, recorded=others)
     write_model(final if changed else None, candidate, place)
-    return changed, others
+    return Healing(tuple(step.told for step in steps), changed, others)
 
 
 def _compared(case: Case, path: Path, reporting: Shelf) -> Discrepancy:

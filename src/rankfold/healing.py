@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rankfold.findings import Discrepancy
+from rankfold.findings import Discrepancy, HealStep
 from rankfold.memory import runs_lean
 from rankfold.options import Options
 from rankfold.passes.model_file import Model, output_names
@@ -24,24 +24,6 @@ from rankfold.values import Skipped
 Array = NDArray[np.generic]
 How = Literal["refit", "distill", "finetune"]
 HOWS: tuple[How, ...] = ("refit", "distill", "finetune")
-
-
-@dataclass(frozen=True)
-class HealStep:
-    """One step of healing.
-
-    Attributes:
-        name: `refit`, `distill` or `finetune`.
-        before, after: Relative L2 of the outputs on the held-out samples that choose, root mean square over outputs.
-        kept: Whether the step was kept; it is where the error fell, or in tuning on labels the loss that is tuned.
-        notes: What a reader should know of it.
-    """
-
-    name: How
-    before: float
-    after: float
-    kept: bool
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ class Training:
     file: Path | None = None
 
 
-def check_torch(candidate: Model, healable: Healable) -> None:
-    """Check before any work that a model can be trained.
+def check_torch(candidate: Model | None, healable: Healable) -> None:
+    """Check before any work that a model can be trained; without a model, that torch is there.
 
     Raises:
         RuntimeUnavailableError: torch is not there.
@@ -62,6 +62,8 @@ def check_torch(candidate: Model, healable: Healable) -> None:
             "healing by distillation or on labels needs torch, which is not installed; run"
             " `pip install 'rankfold[torch]'`, or heal with refit alone"
         ) from error
+    if candidate is None:
+        return
     weights = widened_arrays(_outside(candidate))
     build(widened(candidate.proto), weights=weights, trainable=healable.names)
 

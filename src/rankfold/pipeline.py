@@ -16,6 +16,7 @@ from rankfold.capture import capture, work_folder
 from rankfold.decide import decide, pattern_warnings, site_spectra, whole_bases
 from rankfold.errors import PlanError
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
+from rankfold.heal_inside import check_healing, heal_inside
 from rankfold.measures import site_summaries
 from rankfold.memory import runs_lean
 from rankfold.opening import open_model, with_outputs
@@ -151,20 +152,23 @@ def compress(  # the public way in: one budget of three, and where the result go
     check_writable(path)
     check_no_input(path, (*loaded.given.files, data))
     options = with_outputs(loaded, options)
+    check_healing(data, options)
     if isinstance(budget, RankPlan):
         check_plan(budget, scan, model_digest=loaded.digest)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads(), work_folder(options) as work:
         spool = options.held_out_to or Path(folder) / "held_out.npz"
-        choosing = work / "choosing.npz" if searches(budget, options) else None
+        choosing = work / "choosing.npz" if searches(budget, options) or options.heal != "none" else None
         calibration = capture(loaded, scan, data, spool, work=work, options=options, choosing=choosing)
-        decision = decide(loaded, scan, calibration, budget, options, choosing=choosing)
+        tried_on = choosing if searches(budget, options) else None
+        decision = decide(loaded, scan, calibration, budget, options, choosing=tried_on)
         del calibration  # the decision has what is still needed of it
         whole = whole_bases(loaded, scan, decision)
         with staged(path) as place:
             folded = fold(loaded, scan, decision.plan, decision.spectra, version=__version__, whole=whole)
             write_model(folded, loaded if folded else loaded.given, place)
+            healing = heal_inside(loaded.given, place, data, Path(folder), options) if folded else None
             report = report_on(loaded, scan, decision, (place, spool), options)
-    report = replace(report, output=path)
+    report = replace(report, output=path, healing=healing)
     return Result(report, decision.plan, path, options.held_out_to)
 
 
