@@ -97,7 +97,8 @@ def _narrowed(model: Model, old: TensorProto, array: Array) -> TensorProto | Non
     if narrow.tobytes() == model.tensor(old).tobytes():
         return None
     new = TensorProto(name=old.name, data_type=old.data_type, dims=old.dims, raw_data=narrow.tobytes())
-    new.doc_string = old.doc_string
+    if old.HasField("doc_string"):
+        new.doc_string = old.doc_string
     new.metadata_props.extend(old.metadata_props)
     return new
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from rankfold.heal import PASSES, heal
+from rankfold.heal_model import PASSES, heal
 from rankfold.healing import How
 from rankfold.tools.heal_text import heal_tables, healed_to_json
 from rankfold.tools.limits import error_limit

