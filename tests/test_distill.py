@@ -48,8 +48,8 @@ def test_it_lowers_the_error_and_repeats_itself(tmp_path: Path) -> None:
     base, candidate = folded_network(tmp_path)
     course = course_of(base)
     first, second = (trained(candidate, course, Schooling(6)) for _ in range(2))
-    # A third of what the fold lost: rank 8 of rows with ten directions leaves room, and more steps would take more.
-    assert first.after < 0.67 * first.before
+    # A quarter of what the fold lost: rank 8 of rows with ten directions leaves room, and more steps would take more.
+    assert first.after < 0.75 * first.before
     assert first.after == min(loss for _, loss in first.looks)
     assert same(first, second)
 
@@ -94,11 +94,14 @@ def test_the_start_comes_back_where_nothing_helps(tmp_path: Path) -> None:
 def test_tensors_inside_the_graph_can_be_wanted_too(tmp_path: Path) -> None:
     base, candidate = folded_network(tmp_path)
     course = course_of(base)
-    feed = rows(BATCH)
-    inside, wanted = run(base, feed, "n", "y")
-    lesson = Lesson(feed, {"n": inside, "y": wanted})
-    course = replace(course, lessons=lambda _number, start: [lesson] * (STEPS - start), middles=("n",))
-    found = trained(candidate, course, Schooling(2))
+
+    def lessons(number: int, start: int) -> Iterator[Lesson]:
+        for lesson in course.lessons(number, start):
+            inside = run(base, dict(lesson.feed), "n")[0].astype(np.float16)
+            yield replace(lesson, wanted={**lesson.wanted, "n": inside})
+
+    with_middle = replace(course, lessons=lessons, middles=("n",))
+    found = trained(candidate, with_middle, Schooling(4))
     assert found.after < found.before
 
 

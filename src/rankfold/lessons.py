@@ -16,6 +16,7 @@ from rankfold.errors import CalibrationDataError, RuntimeUnavailableError
 from rankfold.healing import Case
 from rankfold.passes.healable import Healable
 from rankfold.passes.model_file import Model, output_names
+from rankfold.passes.residuals import residual_sums
 from rankfold.runtime_calib.distance import looks_like_probabilities, resolved
 from rankfold.runtime_calib.exposed import open_exposed
 from rankfold.runtime_calib.originals import Originals, Wanted, keep_originals
@@ -35,13 +36,11 @@ class Training:
     Attributes:
         passes: Over the samples.
         labelled: Whether on labels too.
-        middles: Tensors inside both graphs that are compared beside the outputs.
         file: Where it is kept; None keeps nothing.
     """
 
     passes: int
     labelled: bool
-    middles: tuple[str, ...] = ()
     file: Path | None = None
 
 
@@ -76,8 +75,9 @@ def train(case: Case, healable: Healable, values: Mapping[str, Array], training:
     """
     from rankfold.training.distill import Schooling, distill
 
-    originals = _originals(case, training.middles)
-    course = _course(case, originals, training)
+    middles = residual_sums(case.base, case.candidate)
+    originals = _originals(case, middles)
+    course = _course(case, originals, middles, labelled=training.labelled)
     schooling = Schooling(
         training.passes,
         watched=lambda steps, total: case.options.progress(steps, "training", total),
@@ -98,16 +98,16 @@ def _originals(case: Case, middles: tuple[str, ...]) -> Originals:
     return keep_originals(session, wanted, shelf, case.folder / "originals.bin", batches=watched)
 
 
-def _course(case: Case, originals: Originals, training: Training) -> Course:
+def _course(case: Case, originals: Originals, middles: tuple[str, ...], *, labelled: bool) -> Course:
     from rankfold.training.distill import Course, Lesson
 
     shelf, choosing = case.training, case.choosing
     size = case.options.batch_size if originals.joins else 1
     criteria: dict[str, Criterion] = dict.fromkeys(case.choosing.metrics, "relative_l2")
-    labelled = None
-    if training.labelled:
+    output = None
+    if labelled:
         criteria = _scored(case)
-        labelled = _labelled(case, criteria)
+        output = _labelled(case, criteria)
 
     def lessons(number: int, start: int) -> Iterator[Lesson]:
         random = np.random.default_rng((case.options.seed, number))
@@ -125,8 +125,8 @@ def _course(case: Case, originals: Originals, training: Training) -> Course:
         len(shelf.batches(size)),
         held_out,
         criteria,
-        middles=training.middles,
-        labelled=labelled,
+        middles=middles,
+        labelled=output,
         labels_weight=LABELS_WEIGHT,
         padding=case.options.mask,
     )
