@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankfold.errors import ModelError
-from rankfold.runtime_calib.exposed import Exposed
+from rankfold.runtime_calib.sessions import run_outputs
 from rankfold.runtime_calib.shelf import Shelf, split_samples
+from rankfold.runtime_calib.trials import Session
 from rankfold.runtime_calib.units import Unit, sample_count
 from rankfold.values import Feed
 
@@ -46,7 +47,7 @@ class Originals:
 
 
 def keep_originals(
-    session: Exposed, wanted: Wanted, units: Shelf, path: Path, *, batches: Iterable[Sequence[int]]
+    session: Session, wanted: Wanted, units: Shelf, path: Path, *, batches: Iterable[Sequence[int]]
 ) -> Originals:
     """Run the original over units, in batches of their numbers, and keep some of its tensors in a file.
 
@@ -68,8 +69,8 @@ def keep_originals(
     return Originals(kept, places, joins)
 
 
-def _run(session: Exposed, wanted: Wanted, units: Shelf, numbers: Sequence[int]) -> Feed:
-    found = session.run(units.batch(numbers)[0], wanted.tensors)
+def _run(session: Session, wanted: Wanted, units: Shelf, numbers: Sequence[int]) -> Feed:
+    found = run_outputs(session, units.batch(numbers)[0], outputs=wanted.tensors)
     return {name: _kept(name, array, name in wanted.narrow) for name, array in found.items()}
 
 

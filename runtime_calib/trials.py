@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import onnxruntime
@@ -17,7 +18,7 @@ from rankfold.runtime_calib.units import sample_count
 from rankfold.values import Feed, Provider
 
 Outputs = dict[str, NDArray[np.generic]]
-Session = onnxruntime.InferenceSession
+Session: TypeAlias = onnxruntime.InferenceSession
 
 
 @dataclass(frozen=True)

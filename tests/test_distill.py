@@ -13,8 +13,9 @@ import torch
 from heal_examples import folded_network, initializers, rows
 from onnx_examples import run
 
-from rankfold.training.distill import Course, Lesson, Schooled, Schooling, distill
+from rankfold.training.distill import Schooled, Schooling, distill
 from rankfold.training.judging import distance, label_loss
+from rankfold.training.pupil import Course, Lesson
 from rankfold.training.widened import widened
 
 BATCH, STEPS = 32, 12
@@ -97,8 +98,8 @@ def test_tensors_inside_the_graph_can_be_wanted_too(tmp_path: Path) -> None:
 
     def lessons(number: int, start: int) -> Iterator[Lesson]:
         for lesson in course.lessons(number, start):
-            inside = run(base, dict(lesson.feed), "n")[0].astype(np.float16)
-            yield replace(lesson, wanted={**lesson.wanted, "n": inside})
+            inside = run(base, dict(lesson[0]), "n")[0].astype(np.float16)
+            yield Lesson(lesson[0], {**lesson[1], "n": inside})
 
     with_middle = replace(course, lessons=lessons, middles=("n",))
     found = trained(candidate, with_middle, Schooling(4))

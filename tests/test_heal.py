@@ -17,6 +17,7 @@ from onnx_examples import build, folded, gaussian, opened, run, save
 import rankfold
 from rankfold.errors import CalibrationDataError, ModelError, OptionsError, RuntimeUnavailableError
 from rankfold.heal_model import heal
+from rankfold.healing import Trained
 from rankfold.options import Options
 from rankfold.passes.replaced import healed_names
 
@@ -77,13 +78,11 @@ def test_numbers_that_no_record_explains_are_found(tmp_path: Path) -> None:
 
 
 def test_a_step_that_raises_the_error_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rankfold.training.distill import Schooled
-
     base, candidate = folded_network(tmp_path)
     plain = heal(base, candidate, [rows()], output=tmp_path / "plain.onnx", options=QUICK)
 
-    def worse(*_: object, **__: object) -> Schooled:
-        return Schooled({"fc3/up": 9 * gaussian(*initializers(candidate)["fc3/up"].dims)}, 1.0, 0.5, 1e-3, 1)
+    def worse(*_: object, **__: object) -> Trained:
+        return Trained({"fc3/up": 9 * gaussian(*initializers(candidate)["fc3/up"].dims)}, 1.0, 0.5, 1e-3, 1)
 
     monkeypatch.setattr("rankfold.heal_model.train", worse)
     healed = heal(base, candidate, [rows()], how="distill", output=tmp_path / "healed.onnx", options=QUICK)

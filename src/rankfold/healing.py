@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 from rankfold.findings import Discrepancy, HealStep
 from rankfold.memory import runs_lean
 from rankfold.options import Options
-from rankfold.passes.model_file import Model, output_names
+from rankfold.passes.carry import Rewritten
+from rankfold.passes.model_file import Model
+from rankfold.passes.pruned import pruned
 from rankfold.passes.replaced import with_values
 from rankfold.passes.write_model import write_referring
-from rankfold.runtime_calib.exposed import Exposed, open_exposed
 from rankfold.runtime_calib.shelf import Shelf
-from rankfold.runtime_calib.trials import Rows, Run, tried
+from rankfold.runtime_calib.trials import Rows, Run, Session, open_trial, tried
 from rankfold.values import Skipped
 
 Array = NDArray[np.generic]
 How = Literal["refit", "distill", "finetune"]
+Criterion = Literal["relative_l2", "kl", "kl_probabilities"]
 HOWS: tuple[How, ...] = ("refit", "distill", "finetune")
 
 
@@ -74,21 +76,33 @@ class Case:
         """Return where and how models are run."""
         return Run(self.options.provider, runs_lean(self.base, self.options))
 
-    def opened(self, values: Mapping[str, Array], tensors: tuple[str, ...] = ()) -> Exposed:
-        """Return the candidate with other values, giving out tensors inside it."""
+    def opened(self, values: Mapping[str, Array]) -> Session:
+        """Return the candidate with other values."""
+        return self._session(self.candidate, with_values(self.candidate, values))
+
+    def part(self, model: Model, values: Mapping[str, Array], tensors: Sequence[str]) -> Session:
+        """Return the part of a model, with other values, that some of its tensors need."""
+        return self._session(model, pruned(model, dict(values), tensors))
+
+    def error(self, session: Session) -> float:
+        """Return how far the outputs are from the original's on the samples that choose."""
+        found = tried(session, self.choosing, {})
+        return float(np.sqrt(np.mean([losses.mean for losses in found.values()])))
+
+    def _session(self, model: Model, rewritten: Rewritten) -> Session:
         path = self.folder / "trial.onnx"
-        write_referring(with_values(self.candidate, values), self.candidate, path)
-        session = open_exposed(
-            path,
-            tensors,
-            exposed=output_names(self.candidate),
-            run=self.run,
-            weights_folder=self.candidate.path.resolve().parent,
-        )
+        write_referring(rewritten, model, path)
+        session = open_trial(path, run=self.run, weights_folder=model.path.resolve().parent)
         path.unlink()
         return session
 
-    def error(self, opened: Exposed) -> float:
-        """Return how far the outputs are from the original's on the samples that choose."""
-        found = tried(opened.session, self.choosing, {})
-        return float(np.sqrt(np.mean([losses.mean for losses in found.values()])))
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to; `arrays` are the trained tensors by name, the losses those of held-out samples."""
+
+    arrays: Mapping[str, Array]
+    before: float
+    after: float
+    rate: float
+    steps: int

@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankfold.healing import Case
-from rankfold.passes.model_file import output_names
 from rankfold.passes.refit import ROWS_PER_DIMENSION, STRENGTHS, Fit, Normal, Rows, best_fits
 from rankfold.passes.refit_sites import RefitSite, RefitUse, find_refit_sites
-from rankfold.runtime_calib.exposed import open_exposed
+from rankfold.runtime_calib.sessions import run_outputs
 from rankfold.runtime_calib.threads import limited_threads
 from rankfold.runtime_calib.units import sample_count
 from rankfold.values import Feed, FloatArray, Skipped
 
 Array = NDArray[np.generic]
 
-FEWEST_SAMPLES = 64  # rows of one image or sentence are alike: as many samples, whatever rows they have
+FEWEST_SAMPLES = 32  # rows of one image or sentence are alike: as many samples, whatever rows they have
+MOST_JUDGING = 32  # samples whose rows choose the strength; all of them judge the outputs
 MOST_ROWS_PER_DIMENSION = 64  # beyond it a fit hardly changes; what there is more is left out by a random draw
 
 
@@ -62,7 +62,7 @@ def refit(case: Case) -> Refitted:
     was fitted before; what they are fitted to is the original's.
     """
     sites, skipped = find_refit_sites(case.base, case.candidate)
-    work = _Work(case, sites)
+    work = _Work(case)
     groups = [list(group) for _, group in groupby(sites, key=lambda site: site.reads)]
     few: list[Skipped] = []
     with limited_threads():
@@ -74,14 +74,10 @@ def refit(case: Case) -> Refitted:
 class _Work:
     """The model as it is fitted so far; its values and its error change with each group."""
 
-    def __init__(self, case: Case, sites: tuple[RefitSite, ...]) -> None:
+    def __init__(self, case: Case) -> None:
         self.case = case
-        self.tensors = tuple(dict.fromkeys(name for site in sites for name in _tensors(site)))
-        targets = tuple(dict.fromkeys(use.target for site in sites for use in site.uses))
-        self.original = open_exposed(case.base.path, targets, exposed=output_names(case.base), run=case.run)
         self.values: dict[str, Array] = {}
-        self.current = case.opened({}, self.tensors)
-        self.error = case.error(self.current)
+        self.error = case.error(case.opened({}))
         self.fitted = self.biased = 0
 
     def fit(self, group: list[RefitSite]) -> Iterator[Skipped]:
@@ -110,11 +106,10 @@ class _Work:
             values |= self._changed(site, sums, fit, values)
         if not values:
             return False
-        opened = self.case.opened(self.values | values, self.tensors)
-        error = self.case.error(opened)
+        error = self.case.error(self.case.opened(self.values | values))
         if not error < self.error:
             return False
-        self.values, self.current, self.error = self.values | values, opened, error
+        self.values, self.error = self.values | values, error
         self.fitted += sum(fit.strength is not None for _, _, fit in taken)
         self.biased += sum(fit.strength is None for _, _, fit in taken)
         return True
@@ -123,12 +118,13 @@ class _Work:
         """Return what the samples to fit on, and those that choose, give of a group's sites."""
         found = [_Sums.empty(len(site.uses)) for site in group]
         shelf, options = self.case.training, self.case.options
+        rows_of = _Reader(self.case, self.values, group).rows
         random = np.random.default_rng(options.seed)
         samples = 0
         for numbers in shelf.batches(options.batch_size, order=random.permutation(len(shelf)).tolist()):
             feed, _ = shelf.batch(numbers)
             samples += sample_count(feed)
-            for site, sums, parts in zip(group, found, self._rows(group, feed), strict=True):
+            for site, sums, parts in zip(group, found, rows_of(feed), strict=True):
                 for use, (rows, mean) in enumerate(parts):
                     limit = MOST_ROWS_PER_DIMENSION * site.rank * len(numbers) // FEWEST_SAMPLES + 1
                     sums.normal.add(use, _drawn(rows, max(limit, len(numbers)), random))
@@ -137,20 +133,14 @@ class _Work:
                 break
         for sums in found:
             sums.mean = [mean / samples for mean in sums.mean]
+        seen = 0
         for feed in self.case.choosing.feeds:
-            for sums, parts in zip(found, self._rows(group, feed), strict=True):
+            if (seen := seen + sample_count(feed)) > MOST_JUDGING and seen > sample_count(feed):
+                break
+            for sums, parts in zip(found, rows_of(feed), strict=True):
                 for use, (rows, _) in enumerate(parts):
                     sums.judged[use].append(rows)
         return found
-
-    def _rows(self, group: list[RefitSite], feed: Feed) -> list[list[tuple[Rows, FloatArray]]]:
-        """Return the rows of each use of each site, and the mean of what is missing at all features of its target."""
-        inside = tuple(dict.fromkeys(name for site in group for name in _tensors(site)))
-        wanted = tuple(dict.fromkeys(use.target for site in group for use in site.uses))
-        compressed, original = self.current.run(feed, inside), self.original.run(feed, wanted)
-        mask = self.case.options.mask
-        padding = None if mask is None else feed[mask]
-        return [[_use_rows(use, compressed, original, padding) for use in site.uses] for site in group]
 
     def _changed(self, site: RefitSite, sums: _Sums, fit: Fit, before: Mapping[str, Array]) -> dict[str, Array]:
         values: dict[str, Array] = {}
@@ -173,6 +163,23 @@ class _Work:
             return (before[name] if name in before else self.values[name]).astype(np.float64)
         model = self.case.candidate
         return model.tensor(next(t for t in model.proto.graph.initializer if t.name == name)).astype(np.float64)
+
+
+class _Reader:
+    """Reads the rows of a group of sites, from the parts of both models that these need."""
+
+    def __init__(self, case: Case, values: Mapping[str, Array], group: list[RefitSite]) -> None:
+        inside = dict.fromkeys(name for site in group for name in _tensors(site))
+        targets = dict.fromkeys(use.target for site in group for use in site.uses)
+        self.group, self.mask = group, case.options.mask
+        self.compressed = case.part(case.candidate, values, tuple(inside))
+        self.original = case.part(case.base, {}, tuple(targets))
+
+    def rows(self, feed: Feed) -> list[list[tuple[Rows, FloatArray]]]:
+        """Return the rows of each use of each site, and the mean of what is missing at all features of its target."""
+        compressed, original = run_outputs(self.compressed, feed), run_outputs(self.original, feed)
+        padding = None if self.mask is None else feed[self.mask]
+        return [[_use_rows(use, compressed, original, padding) for use in site.uses] for site in self.group]
 
 
 def _has_enough(site: RefitSite, sums: _Sums) -> bool:
