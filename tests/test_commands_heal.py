@@ -80,8 +80,8 @@ def test_a_killed_healing_ends_with_the_same_bytes(files: tuple[str, str, str], 
             yield item
 
     out = tmp_path / "b.onnx"
+    options = Options(checkpoint=kept, progress=killing)
     with pytest.raises(Killed):
-        options = Options(checkpoint=kept, progress=killing)
         heal(base, candidate, data, how="distill", passes=2, output=out, options=options)
     assert not out.exists()
     with pytest.raises(CalibrationDataError, match="another run: not the same seed"):

@@ -24,7 +24,8 @@ Array = NDArray[np.generic]
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Sizes of a step relative to the tensor's, tried from the smallest on: Adam moves each number by about that, in its
 first steps at random, so that a model that is near already stands small steps only."""
-PROBE_STEPS = 16  # enough for a rate that is too large to show it, a small part of a pass over some thousand samples
+PROBE_STEPS = (4, 16)  # of each rate, fewest and most: enough for one that is too large to show it
+_PROBE_SHARE = 1 / 16  # of all steps, between these: the trials of all rates take a third of a short run at most
 _PROBED = 4  # lessons that judge a probe
 _WARM_UP = 0.05  # share of the steps over which the rate rises
 _LOOKS_PER_PASS = 4  # at the held-out samples
@@ -117,7 +118,9 @@ def distill(
 def _begun(pupil: Pupil, schooling: Schooling) -> Progress:
     """Return the state before the first step, with the rate that short trials show to be the best."""
     start, before = pupil.state(), pupil.held_out_loss()
-    lessons = _some(pupil.course, PROBE_STEPS + _PROBED, schooling.passes)
+    fewest, most = PROBE_STEPS
+    trial = max(fewest, min(most, int(_PROBE_SHARE * schooling.passes * pupil.course.steps)))
+    lessons = _some(pupil.course, trial + _PROBED, schooling.passes)
     learnt, judged = lessons[:-_PROBED] or lessons, lessons[-_PROBED:]
     found: dict[float, float] = {}
     for rate in schooling.rates:
