@@ -17,7 +17,16 @@ if sys.platform != "win32":
 
 RUN, SUMS = "run.json", "sums.npz"
 _PARTIAL, _LOCK = ".partial", ".lock"
-_OWN = (SUMS, "held_out.npz", "choosing.npz", "calibration.npz", "*.gram.npy", "*.total.npy")
+_OWN = (
+    SUMS,
+    "held_out.npz",
+    "choosing.npz",
+    "calibration.npz",
+    "*.gram.npy",
+    "*.total.npy",
+    "refitted.npz",
+    "training.pt",
+)
 
 
 @contextmanager

@@ -78,6 +78,11 @@ def losses(metric: Metric, reference: NDArray[np.generic], candidate: NDArray[np
     return Losses(((other - flat) ** 2).sum(axis=1), (flat**2).sum(axis=1), quadratic=True)
 
 
+def looks_like_probabilities(array: NDArray[np.generic]) -> bool:
+    """Return whether the rows of an output are probabilities, so that KL takes their logarithm as it is."""
+    return bool(_are_probabilities(array.astype(np.float64)).all())
+
+
 def _looks_like_scores(array: NDArray[np.generic]) -> bool:
     """Tell whether an output has a row of class scores per sample, and not an embedding of length 1."""
     if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind != "f" or not len(array):

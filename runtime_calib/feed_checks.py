@@ -12,7 +12,7 @@ from rankfold.runtime_calib.feed_layout import Header, Layout, Slot
 from rankfold.values import InputSpec
 
 RESERVED = ("group", "labels")
-"""Keys beside the inputs: `group` keeps samples together, `labels` is left unread."""
+"""Keys beside the inputs: `group` keeps samples together, `labels` are read where a model is tuned on them."""
 
 _TEXT = ("object", "str")
 """What numpy calls the dtype of a string tensor; fixed-width text arrays are accepted for it."""
@@ -112,6 +112,13 @@ def unit_groups(group: NDArray[np.generic] | None, layout: Layout, where: str) -
         )
     groups: list[Hashable] = table[:, 0].tolist()
     return groups
+
+
+def sample_labels(labels: NDArray[np.generic] | None, layout: Layout) -> NDArray[np.generic] | None:
+    """Return labels that can be trained on: whole numbers, one per sample. Others are left alone, as None."""
+    if labels is None or labels.dtype.kind not in "iu" or labels.shape != (layout.samples,):
+        return None
+    return labels
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rankfold.runtime_calib.feed_checks import check_finite
 from rankfold.runtime_calib.feed_layout import Layout
@@ -14,7 +18,25 @@ CHUNK_BYTES = 2**23
 """Read about this much at once: enough for a call's overhead not to count, little enough for the processor's cache."""
 
 
-def cut(layout: Layout, rows: Mapping[str, TakeRows], groups: list[Hashable] | None, where: str) -> Iterator[Unit]:
+@dataclass(frozen=True)
+class Notes:
+    """What data says of its units beside the inputs.
+
+    Attributes:
+        groups: The group of every unit.
+        labels: The class numbers of all samples, in order.
+    """
+
+    groups: list[Hashable] | None = None
+    labels: NDArray[np.generic] | None = None
+
+    def of(self, unit: int, layout: Layout) -> tuple[Hashable | None, NDArray[np.generic] | None]:
+        """Return a unit's group and its samples' labels."""
+        group = self.groups[unit] if self.groups else None
+        return group, None if self.labels is None else self.labels[unit * layout.step : (unit + 1) * layout.step]
+
+
+def cut(layout: Layout, rows: Mapping[str, TakeRows], notes: Notes, where: str) -> Iterator[Unit]:
     """Read the inputs side by side and give them unit by unit, as views into the chunks read.
 
     Raises:
@@ -31,7 +53,8 @@ def cut(layout: Layout, rows: Mapping[str, TakeRows], groups: list[Hashable] | N
         chunk = _chunk(layout, rows, constants, (start, units), where)
         for index in range(units):
             feed = {slot.name: slot.cut(chunk[slot.name], index) for slot in layout.slots}
-            yield Unit(feed, groups[start + index] if groups else None, joins)
+            group, labels = notes.of(start + index, layout)
+            yield Unit(feed, group, joins, labels)
 
 
 def _chunk(layout: Layout, rows: Mapping[str, TakeRows], constants: Feed, span: tuple[int, int], where: str) -> Feed:

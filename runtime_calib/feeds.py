@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from rankfold.errors import CalibrationDataError
 from rankfold.runtime_calib.data_script import script_feeds
-from rankfold.runtime_calib.feed_checks import RESERVED, check_dtypes, check_names, unit_groups
-from rankfold.runtime_calib.feed_cut import cut
+from rankfold.runtime_calib.feed_checks import RESERVED, check_dtypes, check_names, sample_labels, unit_groups
+from rankfold.runtime_calib.feed_cut import Notes, cut
 from rankfold.runtime_calib.feed_files import data_files, json_feeds
 from rankfold.runtime_calib.feed_layout import Header, lay_out
 from rankfold.runtime_calib.npz_source import npz_source
@@ -68,7 +68,7 @@ def open_source(data: DataLike, inputs: tuple[InputSpec, ...]) -> Source:
 
     Where axis 0 of the model is dynamic, data is cut into single samples; where it is fixed, into whole batches of
     that size. The keys `group` (one integer or text per sample: samples of one group stay together) and `labels`
-    (unread) are free unless the model has inputs of these names.
+    (class numbers, for tuning) are free unless the model has inputs of these names.
 
     Raises:
         CalibrationDataError: The data is not there, cannot be read or does not fit; for what a header does not tell,
@@ -124,7 +124,10 @@ def _units_of_feed(feed: object, inputs: tuple[InputSpec, ...], where: str) -> I
     has_groups = group_key in feed and group_key not in arrays
     group = _array(feed[group_key], group_key, where) if has_groups else None
     rows = {name: _rows_of(array) for name, array in arrays.items()}
-    yield from cut(layout, rows, unit_groups(group, layout, where), where)
+    label_key = RESERVED[1]
+    has_labels = label_key in feed and label_key not in arrays
+    labels = sample_labels(_array(feed[label_key], label_key, where), layout) if has_labels else None
+    yield from cut(layout, rows, Notes(unit_groups(group, layout, where), labels), where)
 
 
 def _array(value: object, name: str, where: str) -> NDArray[np.generic]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rankfold.errors import CalibrationDataError
-from rankfold.runtime_calib.feed_checks import check_dtypes, check_names, unit_groups
-from rankfold.runtime_calib.feed_cut import cut
+from rankfold.runtime_calib.feed_checks import check_dtypes, check_names, sample_labels, unit_groups
+from rankfold.runtime_calib.feed_cut import Notes, cut
 from rankfold.runtime_calib.feed_layout import Layout, lay_out
 from rankfold.runtime_calib.npz_stream import Member, members, open_npz, row_stream
 from rankfold.runtime_calib.units import Source, Unit
@@ -56,7 +60,20 @@ def _units(path: Path, inputs: tuple[InputSpec, ...]) -> Iterator[Unit]:
         rows = {slot.name: row_stream(archive, path, found[slot.name]) for slot in layout.slots}
         has_groups = "group" in found and "group" not in rows
         group = row_stream(archive, path, found["group"])(None) if has_groups else None
-        yield from cut(layout, rows, unit_groups(group, layout, str(path)), str(path))
+        yield from cut(
+            layout, rows, Notes(unit_groups(group, layout, str(path)), _labels(archive, path, layout)), str(path)
+        )
+
+
+def _labels(archive: zipfile.ZipFile, path: Path, layout: Layout) -> NDArray[np.generic] | None:
+    """Return the class numbers in a file; what is none of that, such as text, is not read."""
+    found = members(archive, path)
+    if "labels" not in found or any(slot.name == "labels" for slot in layout.slots):
+        return None
+    header = found["labels"].header
+    if header.dtype.kind not in "iu" or header.shape != (layout.samples,):
+        return None
+    return sample_labels(row_stream(archive, path, found["labels"])(None), layout)
 
 
 def _named(paths: list[Path]) -> str:

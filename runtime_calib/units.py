@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rankfold.values import Feed
 
@@ -21,11 +22,13 @@ class Unit:
         feed: The arrays, those that vary from sample to sample first, constants last.
         group: Units of one group stay on one side; None is a group of its own.
         joins: Inputs that may be joined with those of other units along axis 0; empty for a unit that stays alone.
+        labels: Class numbers of its samples, where the data has them.
     """
 
     feed: Feed
     group: Hashable | None = None
     joins: frozenset[str] = frozenset()
+    labels: NDArray[np.generic] | None = None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ _COMMANDS = {
     "frontier": ("commands_frontier:frontier", "The best plans for several sizes, and what each loses, in one run."),
     "validate": ("commands_check:validate", "Compare the outputs of two models."),
     "bench": ("commands_check:bench", "Time two models side by side."),
+    "heal": ("commands_heal:heal_command", "Bring a compressed model nearer to the original."),
     "demo": ("demo:demo", "Compress a trained model that ships with the package."),
 }
 _HELP = "Make ONNX models smaller and faster by low-rank folding guided by data, and prove it."

@@ -8,6 +8,7 @@ from pathlib import Path
 from rankfold.errors import PlanError
 from rankfold.passes.plan_file import plan_from_json
 from rankfold.tools.compression import Compression, Request, run_compression
+from rankfold.tools.heal_options import HealOptions, with_healing
 from rankfold.tools.options import (
     Budget,
     CalibrationOptions,
@@ -32,6 +33,7 @@ _SEARCH = SearchOptions()
 _ALL = Selection()
 _ALL_OUTPUTS = OutputChoice()
 _CALIBRATION = CalibrationOptions()
+_NO_HEALING = HealOptions()
 _NO_LIMITS = Limits()
 _RUN = RunOptions()
 _SHOW = ShowOptions()
@@ -49,6 +51,7 @@ def compress(
     choice: OutputChoice = _ALL_OUTPUTS,
     calibration: CalibrationOptions = _CALIBRATION,
     search: SearchOptions = _SEARCH,
+    healing: HealOptions = _NO_HEALING,
     limits: Limits = _NO_LIMITS,
     run: RunOptions = _RUN,
     show: ShowOptions = _SHOW,
@@ -74,7 +77,7 @@ def compress(
     )
     limits = replace(limits, max_error=None) if aimed else limits
     options = stage_options(run=run, calibration=calibration, selection=selection, choice=choice)
-    options = with_search(options, search)
+    options = with_healing(with_search(options, search), healing)
     done = run_compression(request, limits=limits, options=options, quiet=show.quiet)
     _show(done, files.report, as_json=show.json)
     return exit_code(done.limits)

@@ -9,7 +9,14 @@ from typing import TypeVar
 
 from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from rankfold.options import Progress
 from rankfold.tools.run_notes import note_stage
@@ -50,6 +57,7 @@ def _bars(console: Console) -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
     with rich_progress.Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as shown:
 

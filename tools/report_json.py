@@ -46,6 +46,7 @@ def report_to_json(report: Report, *, limits: Sequence[Limit] = (), commands: Se
         "sites": [asdict(site) for site in report.sites],
         "skipped": [asdict(node) for node in report.skipped],
         "inlined_functions": list(report.inlined),
+        "healing": None if report.healing is None else asdict(report.healing),
         "warnings": list(report.warnings),
         "notes": list(report.notes),
         "target": None if report.answer is None else asdict(report.answer),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rankfold.findings import Latency, OutputDiscrepancy, Report, SiteOutcome, Size
 from rankfold.tools.limits import Limit, limit_message
-from rankfold.tools.report_search import tried_section
+from rankfold.tools.report_search import healing_section, tried_section
 from rankfold.tools.tables import change, lost, milliseconds, percent, rank_text, shape_text, skip_reasons
 from rankfold.tools.target_text import target_lines
 
@@ -26,6 +26,7 @@ def report_to_markdown(report: Report, *, limits: Sequence[Limit] = (), commands
         _sizes(report),
         _quality(report),
         tried_section(report),
+        healing_section(report.healing),
         _latency(report.latency),
         _sites(report),
         _skipped(report),

@@ -1,8 +1,9 @@
 """What a fold changed in a model file: every difference, and of each whether the recorded pairs explain it.
 
 Explained are: a node that gave way to the pair recorded for it, with the bias that takes up the mean; weights and nodes
-behind them that nothing reads any more; the shapes noted of tensors that are gone; the `rankfold.*` metadata; and local
-functions put in the place of their calls. All else is unexplained.
+behind them that nothing reads any more; the shapes noted of tensors that are gone; the `rankfold.*` metadata; other
+numbers in the initializers that `rankfold.healed` lists; and local functions put in the place of their calls. All else
+is unexplained.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from benchmarks.conformance.canonical import FunctionId, canonical, reads
 from benchmarks.conformance.differences import Difference, differences
 from benchmarks.conformance.regions import Region, is_constant, new_pairs, read_as, region_complaints, regions
+from rankfold.passes.metadata import pairs_of
+from rankfold.passes.replaced import healed_names
 
+# The fields of a tensor that hold its numbers.
+_NUMBERS = ("raw_data", "float_data", "double_data", "int32_data")
 # What may stand between a stored weight and the node that multiplies by it.
 BEHIND_WEIGHTS = frozenset({"Transpose", "Identity", "Cast", "Reshape", "Constant", "Split", "Squeeze", "Unsqueeze"})
 
@@ -162,12 +167,23 @@ def _orphaned(judged: _Judgement, node: NodeProto) -> bool:
 
 def _initializer(judged: _Judgement, change: Difference) -> str | None:
     if change.before is not None and change.after is not None:
-        return None
+        return "numbers that healing changed" if _healed(judged, change.before, change.after) else None
     if change.after is not None:
         return "new constant of a pair" if _belongs(judged, change.after.name) else None
     name = change.before.name
     unread = name in judged.read_before and name not in judged.read_after
     return "weight or bias that nothing reads any more" if unread else None
+
+
+def _healed(judged: _Judgement, before: TensorProto, after: TensorProto) -> bool:
+    """Return whether only the numbers of a tensor are others, and it is a recorded factor or listed as healed."""
+    listed = {*healed_names(judged.after), *(name for pair in pairs_of(judged.before) for name in (pair.down, pair.up))}
+    bare = [TensorProto(), TensorProto()]
+    for copy, tensor in zip(bare, (before, after), strict=True):
+        copy.CopyFrom(tensor)
+        for name in _NUMBERS:
+            copy.ClearField(name)
+    return after.name in listed and bare[0] == bare[1]
 
 
 def _belongs(judged: _Judgement, name: str) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rankfold.errors import RankfoldError as RankfoldError
+    from rankfold.heal_model import heal as heal
     from rankfold.pipeline import Options as Options
     from rankfold.pipeline import Result as Result
     from rankfold.pipeline import analyze as analyze
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 _HOME = {
     "RankPlan": "rankfold.values",
     "RankfoldError": "rankfold.errors",
+    "heal": "rankfold.heal_model",
     **dict.fromkeys(
         ("Options", "Result", "analyze", "bench", "calibrate", "compress", "make_plan", "validate"), "rankfold.pipeline"
     ),

@@ -8,11 +8,10 @@ from functools import partial
 
 import numpy as np
 
-from rankfold.budgets import Answer, MaxError, Speedup
+from rankfold.budgets import Answer, MaxError, Speedup, Tried
 from rankfold.choose import Study, announced, keep_searched, open_search, search_rounds, told
 from rankfold.errors import PlanError
 from rankfold.evaluation import MaxDrop, Score, scored
-from rankfold.findings import Tried
 from rankfold.lab import Plan
 from rankfold.memory import runs_lean
 from rankfold.passes.allocate import Curve, allocate

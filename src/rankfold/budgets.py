@@ -67,3 +67,20 @@ class Evaluation:
     def drop(self) -> float:
         """Return how much less the written model scores."""
         return self.before - self.after
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A plan that was tried on held-out samples before one was chosen.
+
+    Attributes:
+        name: What made it.
+        kept: Share of the parameters of all foldable weights that it keeps.
+        loss: What the outputs lose, as the metric measures it.
+        chosen: Whether it is the one.
+    """
+
+    name: str
+    kept: float
+    loss: float
+    chosen: bool

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rankfold.findings import Tried
+from rankfold.budgets import Tried
 from rankfold.lab import ROUND_SAMPLES, Bench, open_lab
 from rankfold.memory import runs_lean
 from rankfold.options import Options

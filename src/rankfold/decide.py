@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from rankfold.answers import Found, faster_uniform, found_plan
-from rankfold.budgets import Answer, MaxError, Speedup
+from rankfold.budgets import Answer, MaxError, Speedup, Tried
 from rankfold.choose import UNIFORM_BECAUSE, Study, hindrance, with_tails
 from rankfold.errors import PlanError
 from rankfold.evaluation import MaxDrop, Score
-from rankfold.findings import SiteOutcome, Tried
+from rankfold.findings import SiteOutcome
 from rankfold.measures import rows_per_sample, site_outcomes
 from rankfold.options import Options
 from rankfold.passes.bases import held_out_tails, rows_warning, site_basis

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rankfold.budgets import Answer, Evaluation
+from rankfold.budgets import Answer, Evaluation, Tried
 from rankfold.values import Form, RankPlan, Skipped
 
 
@@ -146,20 +146,36 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A plan that was tried on held-out samples before one was chosen.
+class HealStep:
+    """One step of healing.
 
     Attributes:
-        name: What made it.
-        kept: Share of the parameters of all foldable weights that it keeps.
-        loss: What the outputs lose, as the metric measures it.
-        chosen: Whether it is the one.
+        name: `refit`, `distill` or `finetune`.
+        before, after: Relative L2 of the outputs on the held-out samples that choose, root mean square over outputs.
+        kept: Whether the step was kept; it is where the error fell, or in tuning on labels the loss that is tuned.
+        notes: What a reader should know of it.
     """
 
     name: str
-    kept: float
-    loss: float
-    chosen: bool
+    before: float
+    after: float
+    kept: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Healing:
+    """What was healed of a compressed model.
+
+    Attributes:
+        steps: In order.
+        changed: Names of the initializers that took other values.
+        others: Those of them that are no factors.
+    """
+
+    steps: tuple[HealStep, ...]
+    changed: tuple[str, ...]
+    others: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -215,3 +231,4 @@ class Report:
     tried: tuple[Tried, ...] = field(default=())
     answer: Answer | None = None
     evaluation: Evaluation | None = None
+    healing: Healing | None = None

@@ -16,6 +16,7 @@ from rankfold.values import Provider
 Item = TypeVar("Item")
 Allocation = Literal["searched", "uniform"]
 
+HEALINGS = ("none", "refit", "distill", "finetune")
 DEFAULT_MEMORY_BYTES = 1 << 30
 
 
@@ -60,6 +61,8 @@ class Options:
             ...) each, that gives a loss per sample.
         weights: Output name to its weight in that judgement; those it leaves out weigh 1, and 0 leaves one out.
         forwards: Samples that a search runs per layer at most.
+        heal: What `compress` does to the result: `none`, `refit`, `distill` or `finetune`, as `heal` does.
+        heal_passes: Over the data while training, at most.
         held_out_to: Where to keep the held-out batches; None drops them.
         progress: Watches the long loops.
     """
@@ -80,6 +83,8 @@ class Options:
     metric: Metric = "auto"
     weights: Mapping[str, float] = field(default_factory=dict)
     forwards: int = 100
+    heal: Literal["none", "refit", "distill", "finetune"] = "none"
+    heal_passes: int = 4
     held_out_to: Path | None = None
     progress: Progress = silent
 
@@ -90,13 +95,14 @@ def check_options(options: Options) -> None:
     Raises:
         OptionsError: One makes no sense.
     """
-    for name, least in (("batch_size", 1), ("seed", 0), ("latency_rounds", 0), ("forwards", 1), ("row_stride", 1)):
+    counts = {"batch_size": 1, "seed": 0, "latency_rounds": 0, "forwards": 1, "row_stride": 1, "heal_passes": 1}
+    for name, least in counts.items():
         value = getattr(options, name)
         if not (name == "row_stride" and value is None) and not _is_count(value, least):
             raise _senseless(name, value, f"a whole number from {least} on")
     if not is_number(options.holdout) or not 0 < options.holdout < 1:
         raise _senseless("holdout", options.holdout, "a number above 0 and below 1, such as 0.2")
-    for name, allowed in (("provider", get_args(Provider)), ("allocation", get_args(Allocation))):
+    for name, allowed in (("provider", get_args(Provider)), ("allocation", get_args(Allocation)), ("heal", HEALINGS)):
         if getattr(options, name) not in allowed:
             raise _senseless(name, getattr(options, name), " or ".join(map(repr, allowed)))
     for name in ("include", "exclude", "outputs"):

@@ -19,6 +19,7 @@ from rankfold.evaluation import Evaluate
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
 from rankfold.frontier import Frontier as Frontier
 from rankfold.frontier import frontier as frontier
+from rankfold.heal_inside import check_healing, heal_inside
 from rankfold.measures import site_summaries
 from rankfold.memory import runs_lean
 from rankfold.opening import open_model, with_outputs
@@ -164,22 +165,25 @@ def compress(  # the public way in: one budget of several, and where the result 
     check_writable(path)
     check_no_input(path, (*loaded.given.files, data))
     options = with_outputs(loaded, options)
+    check_healing(data, options)
     if isinstance(budget, RankPlan):
         check_plan(budget, scan, model_digest=loaded.digest)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads(), work_folder(options) as work:
         spool = options.held_out_to or Path(folder) / "held_out.npz"
-        choosing = work / "choosing.npz" if searches(budget, options) else None
+        choosing = work / "choosing.npz" if searches(budget, options) or options.heal != "none" else None
         calibration = capture(loaded, scan, data, spool, work=work, options=options, choosing=choosing)
-        grounds = grounds_of(loaded, scan, calibration, options, choosing=choosing)
+        tried_on = choosing if searches(budget, options) else None
+        grounds = grounds_of(loaded, scan, calibration, options, choosing=tried_on)
         del calibration  # the grounds have what is still needed of it
         decision = decide(grounds, budget)
         whole = whole_bases(loaded, scan, decision)
         with staged(path) as place:
             folded = fold(loaded, scan, decision.plan, decision.spectra, version=__version__, whole=whole)
             write_model(folded, loaded if folded else loaded.given, place)
+            healing = heal_inside(loaded.given, place, data, Path(folder), options) if folded else None
             report = report_on(loaded, scan, decision, (place, spool), options)
             report = with_evaluation(report, budget, decision, options)
-    report = replace(report, output=path)
+    report = replace(report, output=path, healing=healing)
     return Result(report, decision.plan, path, options.held_out_to)
 
 

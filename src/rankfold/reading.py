@@ -113,7 +113,7 @@ def open_reading(
     first = next(units, None)
     if first is None:
         raise CalibrationDataError("the data holds no samples; give at least two")
-    again = (lambda: open_source(data, specs).units) if _readable_again(data) else None
+    again = (lambda: open_source(data, specs).units) if readable_again(data) else None
     return first, Reading(source, itertools.chain([first], units), again, held_out, None, choosing)
 
 
@@ -130,7 +130,7 @@ def data_fingerprint(data: DataLike) -> str:
     return digest.hexdigest()
 
 
-def _readable_again(data: DataLike) -> bool:
+def readable_again(data: DataLike) -> bool:
     """Tell whether data gives the same when it is opened twice; of a script nobody knows."""
     if isinstance(data, str | os.PathLike):
         return Path(data).suffix != ".py"

@@ -1,0 +1,246 @@
+"""Healing a compressed model: brought nearer to the original, step by step, each kept where held-out error falls."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankfold.errors import CalibrationDataError, ModelError, OptionsError
+from rankfold.findings import Discrepancy, Healing, HealStep
+from rankfold.healing import HOWS, Case, Healed, How
+from rankfold.lessons import Training, check_torch, train
+from rankfold.measures import versions
+from rankfold.memory import runs_lean
+from rankfold.opening import with_outputs
+from rankfold.options import Options, check_options
+from rankfold.passes.graph_checks import check_measurable
+from rankfold.passes.healable import Healable, find_healable
+from rankfold.passes.model_file import Model, input_specs, load_model, output_names
+from rankfold.passes.replaced import changed_by, with_values
+from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
+from rankfold.reading import data_fingerprint
+from rankfold.refit import refit
+from rankfold.runtime_calib.checkpoint import Run as KeptRun
+from rankfold.runtime_calib.checkpoint_folder import check_outside, checkpoint_folder, whole
+from rankfold.runtime_calib.compare import compare
+from rankfold.runtime_calib.feeds import DataLike, Parting, Unit, hold_out, open_source
+from rankfold.runtime_calib.shelf import Shelf
+from rankfold.runtime_calib.trials import Run, reference_rows
+from rankfold.values import Skipped
+
+Array = NDArray[np.generic]
+PathLike = str | os.PathLike[str]
+
+PASSES = 4
+_CHOOSING_SHARE = 0.25  # of the memory, for the samples that choose, which stay in it
+_MOST_CHOOSING = 1024  # samples: more tell no more, and each look at them takes longer
+_NAMED = "value "  # before each name in a file, so that none is taken for a parameter of the function that writes it
+_REFITTED, _TRAINED = "refitted.npz", "training.pt"
+
+
+class Step(NamedTuple):
+    """A step's values by initializer, what is told of it, and the folds that it left alone."""
+
+    values: dict[str, Array]
+    told: HealStep
+    skipped: tuple[Skipped, ...] = ()
+
+
+def heal(
+    base: PathLike,
+    candidate: PathLike,
+    data: DataLike,
+    *,
+    how: How = "refit",
+    output: PathLike | None = None,
+    passes: int = PASSES,
+    options: Options = Options(),
+) -> Healed:
+    """Bring a compressed model nearer to the original, without a change to its size, its speed or its graph.
+
+    Args:
+        base: The original ONNX file.
+        candidate: What rankfold made of it.
+        data: Samples, as for `compress`; with `labels` for fine-tuning. A part is held out, to choose and to report.
+        how: `refit` fits factors and biases in closed form; `distill` then trains them, with the norms, toward the
+            original's outputs; `finetune` trains on labels as well. The last two need torch.
+        output: Where the result goes; by default beside the candidate, `NAME.healed.onnx`.
+        passes: Over the data while training.
+        options: Batch size, seed, mask, provider, share held out, memory, checkpoint and progress.
+
+    Raises:
+        RankfoldError: One of its children, with what to do; nothing is written then.
+    """
+    _check(how, passes, options)
+    first, second = load_model(base), load_model(candidate)
+    path = Path(output) if output is not None else second.path.with_suffix(".healed.onnx")
+    check_outside(options.checkpoint, (path,))
+    check_writable(path)
+    check_no_input(path, (*first.files, *second.files, data))
+    check_measurable(first.path, first.proto)
+    healable = check_pair(first, second)
+    if how != "refit":
+        check_torch(second, healable)
+    options = with_outputs(first, options)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rankfold-", ignore_cleanup_errors=True)))
+        kept = stack.enter_context(checkpoint_folder(options.checkpoint)) if options.checkpoint else None
+        if kept is not None:
+            KeptRun(kept, _fingerprint((first, second), data, (how, passes), options)).begin()
+        case, reporting = open_case(first, second, data, folder, options)
+        steps = taken(case, healable, (how, passes), kept)
+        with staged(path) as place:
+            healing = write_healed(case, steps, healable, place)
+            after = _compared(case, place, reporting)
+        before = _compared(case, second.path, reporting)
+    samples = (case.training.samples, case.choosing.samples, reporting.samples)
+    skipped = tuple(part for step in steps for part in step.skipped)
+    return Healed(path, healing.steps, healing.changed, healing.others, before, after, samples, skipped)
+
+
+def _check(how: str, passes: int, options: Options) -> None:
+    check_options(options)
+    if how not in HOWS:
+        raise OptionsError(f"how is {how!r}; expected {', '.join(map(repr, HOWS))}")
+    if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+        raise OptionsError(f"passes is {passes!r}; expected a whole number from 1 on")
+
+
+def check_pair(base: Model, candidate: Model) -> Healable:
+    """Return what can be healed.
+
+    Raises:
+        ModelError: The two do not belong together, or nothing was folded.
+    """
+    if input_specs(base) != input_specs(candidate) or output_names(base) != output_names(candidate):
+        raise ModelError(
+            f"{candidate.path}: its inputs and outputs are not those of {base.path}; give the model that it was made of"
+        )
+    found = find_healable(candidate)
+    if not found.factors:
+        raise ModelError(
+            f"{candidate.path}: no folds are recorded in its metadata; give a model that `rankfold compress` wrote"
+        )
+    return found
+
+
+def _fingerprint(
+    models: tuple[Model, Model], data: DataLike, course: tuple[str, int], options: Options
+) -> dict[str, str]:
+    """Return what decides the result, by name."""
+    settings = ("batch_size", "holdout", "seed", "mask", "provider", "outputs")
+    return {
+        "original": models[0].digest,
+        "candidate": models[1].digest,
+        "data": data_fingerprint(data),
+        "way of healing": f"{course[0]}, {course[1]} passes",
+        "versions": str(sorted(versions().items())),
+        **{name.replace("_", " "): str(getattr(options, name)) for name in settings},
+    }
+
+
+def open_case(base: Model, candidate: Model, data: DataLike, folder: Path, options: Options) -> tuple[Case, Shelf]:
+    """Return what is healed on, and the samples that only report."""
+    with (
+        Shelf(folder / "training.bin") as training,
+        Shelf(folder / "choosing.bin") as choosing,
+        Shelf(folder / "reporting.bin") as reporting,
+    ):
+        units = options.progress(open_source(data, input_specs(base)).units, "reading", None)
+        aside = Parting(choosing, reporting, seed=options.seed)
+        for unit in hold_out(units, share=options.holdout, seed=options.seed, spool=aside):
+            training.write(unit)
+    if not len(choosing):
+        raise CalibrationDataError(
+            "there are too few held-out samples to choose by and to report on; give more data, or a larger --holdout"
+        )
+    batches = _first(choosing, options)
+    loaded = [choosing.batch(numbers) for numbers in batches]
+    rows = reference_rows(
+        base.path,
+        [feed for feed, _ in loaded],
+        metrics=dict.fromkeys(options.outputs or output_names(base), "relative_l2"),
+        padding=options.mask,
+        run=Run(options.provider, runs_lean(base, options)),
+    )
+    return Case(base, candidate, training, rows, tuple(labels for _, labels in loaded), folder, options), reporting
+
+
+def _first(choosing: Shelf, options: Options) -> list[list[int]]:
+    """Return the batches that choose: all, or as many as a share of the memory holds."""
+    unit: Unit = choosing.unit(0)
+    each = sum(array.nbytes for array in unit.feed.values())
+    room = int(_CHOOSING_SHARE * options.memory_bytes / max(1, each))
+    return choosing.batches(options.batch_size, order=range(max(1, min(len(choosing), room, _MOST_CHOOSING))))
+
+
+def taken(case: Case, healable: Healable, course: tuple[How, int], kept: Path | None) -> tuple[Step, ...]:
+    """Take the steps one after the other, each from what the one before left.
+
+    Args:
+        case: What is healed, and on what.
+        healable: The initializers that may take other values.
+        course: The last step, and how many passes it trains.
+        kept: Where what was reached survives a kill; None keeps nothing.
+    """
+    how, passes = course
+    first = _refit(case, kept)
+    if how == "refit":
+        return (first,)
+    file = None if kept is None else kept / _TRAINED
+    return first, _train(case, healable, first, Training(passes, labelled=how == "finetune", file=file))
+
+
+def _refit(case: Case, kept: Path | None) -> Step:
+    """Fit in closed form, or take what an earlier call fitted before it was killed."""
+    before = case.error(case.opened({}))
+    file = None if kept is None else kept / _REFITTED
+    if file is not None and file.is_file():
+        with np.load(file) as archive:
+            values: dict[str, Array] = {name.removeprefix(_NAMED): archive[name] for name in archive.files}
+        after = case.error(case.opened(values))
+        return Step(values, HealStep("refit", before, after, bool(values), ("fitted before the run was killed",)))
+    found = refit(case)
+    if file is not None:
+        with whole(file) as archive_file:
+            np.savez(archive_file, allow_pickle=False, **{_NAMED + name: value for name, value in found.values.items()})
+    notes = (f"{found.fitted} factors and {found.biased} biases alone took other values",)
+    return Step(found.values, HealStep("refit", before, found.error, bool(found.values), notes), found.skipped)
+
+
+def _train(case: Case, healable: Healable, step: Step, training: Training) -> Step:
+    """Train, and keep what came of it where the held-out error fell; on labels, where the loss that is tuned fell."""
+    schooled = train(case, healable, step.values, training)
+    values = dict(step.values) | {name: np.asarray(array) for name, array in schooled.arrays.items()}
+    before, after = step.told.after, case.error(case.opened(values))
+    better = schooled.after < schooled.before if training.labelled else after < before
+    name: How = "finetune" if training.labelled else "distill"
+    notes = (
+        f"{schooled.steps} steps at a rate of {schooled.rate:g} of each tensor's size",
+        f"held-out loss of the training {schooled.before:.4g}, then {schooled.after:.4g}",
+    )
+    return Step(values if better else step.values, HealStep(name, before, after, better, notes))
+
+
+def write_healed(case: Case, steps: tuple[Step, ...], healable: Healable, place: Path) -> Healing:
+    """Write the candidate with what the last step left, and return what was done."""
+    values, candidate = steps[-1].values, case.candidate
+    changed = changed_by(candidate, values)
+    others = tuple(name for name in changed if name not in healable.factors)
+    final = with_values(candidate, {name: values[name] for name in changed}, recorded=others)
+    write_model(final if changed else None, candidate, place)
+    return Healing(tuple(step.told for step in steps), changed, others)
+
+
+def _compared(case: Case, path: Path, reporting: Shelf) -> Discrepancy:
+    options = case.options
+    feeds = options.progress(
+        reporting.feeds(options.batch_size), "comparing", len(reporting.batches(options.batch_size))
+    )
+    return compare(case.base.path, path, feeds, outputs=options.outputs, provider=options.provider, lean=case.run.lean)

@@ -1,0 +1,183 @@
+"""From samples on disk to the lessons of a training, and from a training back to a model's values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
+from onnx.external_data_helper import uses_external_data
+
+from rankfold.errors import CalibrationDataError, RuntimeUnavailableError
+from rankfold.healing import Case, Criterion, Trained
+from rankfold.passes.healable import Healable
+from rankfold.passes.model_file import Model
+from rankfold.passes.residuals import residual_sums
+from rankfold.runtime_calib.distance import looks_like_probabilities, resolved
+from rankfold.runtime_calib.originals import Originals, Wanted, keep_originals
+from rankfold.values import Feed
+
+Array = NDArray[np.generic]
+LABELS_WEIGHT = 0.5  # as much by the labels as by the original's outputs
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a candidate is trained.
+
+    Attributes:
+        passes: Over the samples.
+        labelled: Whether on labels too.
+        file: Where it is kept; None keeps nothing.
+    """
+
+    passes: int
+    labelled: bool
+    file: Path | None = None
+
+
+def check_torch(candidate: Model | None, healable: Healable) -> None:
+    """Check before any work that a model can be trained; without a model, that torch is there.
+
+    Raises:
+        RuntimeUnavailableError: torch is not there.
+        ModelError: torch cannot run the graph; the message names what it lacks.
+    """
+    try:
+        from rankfold.training.executor import build
+        from rankfold.training.widened import widened, widened_arrays
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise RuntimeUnavailableError(
+            "healing by distillation or on labels needs torch, which is not installed; run"
+            " `pip install 'rankfold[torch]'`, or heal with refit alone"
+        ) from error
+    if candidate is None:
+        return
+    weights = widened_arrays(_outside(candidate))
+    build(widened(candidate.proto), weights=weights, trainable=healable.names)
+
+
+def train(case: Case, healable: Healable, values: Mapping[str, Array], training: Training) -> Trained:
+    """Train a candidate toward the original's outputs, from the values it has so far.
+
+    Without labels all outputs are trained by relative L2: on 2,500 images, two passes brought the squared error of a
+    ViT's logits from 7.4e-4 to 4.6e-4 so, to 6.0e-4 by KL, and to 4.1e-4 where the residual sums count too. Beside a
+    cross-entropy KL is in its unit.
+
+    Raises:
+        CalibrationDataError: There are no labels where they are needed, or a batch cannot be run.
+    """
+    from rankfold.training.distill import Schooling, distill
+    from rankfold.training.pupil import Course
+
+    middles = residual_sums(case.base, case.candidate)
+    criteria: dict[str, Criterion] = dict.fromkeys(case.choosing.metrics, "relative_l2")
+    if training.labelled:
+        criteria = _scored(case)
+    labelled = _labelled(case, criteria) if training.labelled else None
+    sampled = _Sampled(case, _originals(case, middles))
+    course = Course(
+        sampled.lessons,
+        len(case.training.batches(sampled.size)),
+        sampled.held_out,
+        criteria,
+        middles=middles,
+        labelled=labelled,
+        labels_weight=LABELS_WEIGHT,
+        padding=case.options.mask,
+    )
+    schooling = Schooling(
+        training.passes,
+        watched=lambda steps, total: case.options.progress(steps, "training", total),
+        file=training.file,
+        device=case.options.provider,
+    )
+    weights = _outside(case.candidate) | {name: _stored(case.candidate, name, array) for name, array in values.items()}
+    found = distill(case.candidate.proto, course, schooling, trainable=healable.names, weights=weights)
+    return Trained(found.arrays, found.before, found.after, found.rate, found.steps)
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """Lessons from samples on disk; each is a batch, the original's tensors and labels."""
+
+    case: Case
+    originals: Originals
+
+    @property
+    def size(self) -> int:
+        """Return the samples of a batch."""
+        return self.case.options.batch_size if self.originals.joins else 1
+
+    def lessons(self, number: int, start: int) -> Iterator[tuple[Feed, Feed, Array | None]]:
+        """Yield the lessons of a pass, from a place on, in an order of its own."""
+        shelf = self.case.training
+        random = np.random.default_rng((self.case.options.seed, number))
+        batches = shelf.batches(self.size, order=random.permutation(len(shelf)).tolist())
+        for place in random.permutation(len(batches))[start:]:
+            feed, labels = shelf.batch(batches[place])
+            yield feed, self.originals.of(batches[place]), labels
+
+    def held_out(self) -> Iterator[tuple[Feed, Feed, Array | None]]:
+        """Yield the lessons that only judge."""
+        yield from zip(self.case.choosing.feeds, self.case.choosing.references, self.case.labels, strict=True)
+
+
+def _originals(case: Case, middles: tuple[str, ...]) -> Originals:
+    """Run the original over the samples to train on."""
+    options, shelf = case.options, case.training
+    wanted = Wanted(tuple(dict.fromkeys((*case.choosing.metrics, *middles))), frozenset(middles))
+    session = case.part(case.base, {}, wanted.tensors)
+    batches = shelf.batches(options.batch_size)
+    watched = options.progress(batches, "running the original", len(batches))
+    return keep_originals(session, wanted, shelf, case.folder / "originals.bin", batches=watched)
+
+
+def _scored(case: Case) -> dict[str, Criterion]:
+    """Return how each output is judged: by KL where it looks like scores, else by relative L2."""
+    found: dict[str, Criterion] = {}
+    for name in case.choosing.metrics:
+        reference = case.choosing.references[0][name]
+        scores = resolved("auto", reference) == "kl"
+        found[name] = ("kl_probabilities" if looks_like_probabilities(reference) else "kl") if scores else "relative_l2"
+    return found
+
+
+def _labelled(case: Case, criteria: Mapping[str, Criterion]) -> str:
+    """Return the output that labels are compared with: the first that looks like scores.
+
+    Raises:
+        CalibrationDataError: There is none, or there are no labels.
+    """
+    scores = [name for name, criterion in criteria.items() if criterion != "relative_l2"]
+    if not scores:
+        raise CalibrationDataError("no compared output has a row of class scores per sample; labels have no use here")
+    if not case.training.labelled or any(labels is None for labels in case.labels):
+        raise CalibrationDataError(
+            "the data has no labels; give an array `labels` with one whole number per sample, or heal by distillation"
+        )
+    classes = case.choosing.references[0][scores[0]].shape[-1]
+    for labels in case.labels:
+        assert labels is not None  # asked above
+        if labels.min(initial=0) < 0 or labels.max(initial=0) >= classes:
+            raise CalibrationDataError(
+                f"labels run from {labels.min()} to {labels.max()}, output {scores[0]!r} has {classes} classes; number"
+                " them from 0"
+            )
+    return scores[0]
+
+
+def _outside(model: Model) -> dict[str, Array]:
+    """Return the weights that a model's proto only refers to."""
+    return {t.name: model.tensor(t) for t in model.proto.graph.initializer if uses_external_data(t)}
+
+
+def _stored(model: Model, name: str, array: Array) -> Array:
+    """Return values as the file will hold them."""
+    kind = next(tensor.data_type for tensor in model.proto.graph.initializer if tensor.name == name)
+    return array.astype(helper.tensor_dtype_to_np_dtype(kind))

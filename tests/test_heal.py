@@ -1,0 +1,200 @@
+"""Healing as a whole: what a step may change, what is kept, and what is refused."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from benchmarks.conformance.fidelity import compare_files
+from heal_examples import folded_network, initializers, network, rows, spoilt
+from onnx_examples import build, folded, gaussian, opened, run, save
+
+import rankfold
+from rankfold.errors import CalibrationDataError, ModelError, OptionsError, RuntimeUnavailableError
+from rankfold.heal_model import heal
+from rankfold.healing import Trained
+from rankfold.options import Options
+from rankfold.passes.replaced import healed_names
+
+QUICK = Options(batch_size=32)
+
+
+def away(base: Path, candidate: Path, feed: Mapping[str, Any]) -> float:
+    wanted, found = run(base, dict(feed))[0], run(candidate, dict(feed))[0]
+    return float(np.linalg.norm(found.astype(float) - wanted) / np.linalg.norm(wanted.astype(float)))
+
+
+def test_it_is_one_of_the_public_names() -> None:
+    assert rankfold.heal is heal
+
+
+@pytest.mark.parametrize("pivoted", [False, True])
+def test_refit_mends_a_made_error(tmp_path: Path, pivoted: bool) -> None:
+    base, whole = folded_network(tmp_path, pivoted=pivoted)
+    unspoilt = away(base, whole, rows(200, seed=80))
+    name = next(name for name in initializers(whole) if name == "fc2/up")
+    noise = gaussian(*initializers(whole)[name].dims, seed=90, scale=0.2)
+    candidate = spoilt(whole, name, noise, tmp_path / "spoilt.onnx")
+    assert away(base, candidate, rows(200, seed=80)) > 1.5 * unspoilt
+    healed = heal(base, candidate, [rows()], output=tmp_path / "healed.onnx", options=QUICK)
+    # The fold of a low rank is the best of that rank but for what its input lost: mended, it is hardly worse.
+    assert away(base, healed.path, rows(200, seed=80)) < 1.1 * unspoilt
+    assert healed.after.outputs[0].relative_l2 < healed.before.outputs[0].relative_l2
+    assert name in healed.changed
+
+
+def test_only_what_is_listed_changes(tmp_path: Path) -> None:
+    base, candidate = folded_network(tmp_path)
+    healed = heal(base, candidate, [rows()], how="distill", passes=1, output=tmp_path / "healed.onnx", options=QUICK)
+    before, after = onnx.load(candidate), onnx.load(healed.path)
+    old, new = initializers(candidate), initializers(healed.path)
+    assert list(old) == list(new)
+    other = {name for name in old if old[name].SerializeToString() != new[name].SerializeToString()}
+    assert other == set(healed.changed)
+    assert healed.changed
+    for name in other:
+        assert (old[name].dims, old[name].data_type) == (new[name].dims, new[name].data_type)
+    factors = {name for name in other if name.endswith(("/down", "/up"))}
+    assert set(healed.others) == set(healed_names(after)) == other - factors
+    for model in (before, after):
+        del model.graph.initializer[:]
+        kept = [entry for entry in model.metadata_props if entry.key != "rankfold.healed"]
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+    assert before.SerializeToString() == after.SerializeToString()
+    assert compare_files(candidate, healed.path).unexplained == ()
+    assert compare_files(base, healed.path).unexplained == ()
+
+
+def test_numbers_that_no_record_explains_are_found(tmp_path: Path) -> None:
+    base, candidate = folded_network(tmp_path)
+    tampered = spoilt(candidate, "shift", np.float32(1), tmp_path / "tampered.onnx")
+    assert any("shift" in line for line in compare_files(base, tampered).unexplained)
+
+
+def test_a_step_that_raises_the_error_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, candidate = folded_network(tmp_path)
+    plain = heal(base, candidate, [rows()], output=tmp_path / "plain.onnx", options=QUICK)
+
+    def worse(*_: object, **__: object) -> Trained:
+        return Trained({"fc3/up": 9 * gaussian(*initializers(candidate)["fc3/up"].dims)}, 1.0, 0.5, 1e-3, 1)
+
+    monkeypatch.setattr("rankfold.heal_model.train", worse)
+    healed = heal(base, candidate, [rows()], how="distill", output=tmp_path / "healed.onnx", options=QUICK)
+    assert [step.kept for step in healed.steps] == [plain.steps[0].kept, False]
+    assert healed.steps[1].after > healed.steps[1].before
+    assert (tmp_path / "healed.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
+
+
+def test_few_noisy_rows_leave_the_factors(tmp_path: Path) -> None:
+    base, candidate = folded_network(tmp_path)
+    healed = heal(base, candidate, [rows(60)], output=tmp_path / "healed.onnx", options=Options(holdout=0.4))
+    assert not any(name.endswith(("/down", "/up")) for name in healed.changed)
+    assert {node.node for node in healed.skipped} == {"fc1", "fc2", "fc3"}
+    assert "36 rows for rank 8, 80 are needed" in healed.skipped[0].reason
+
+
+def test_half_precision_stays_what_it_is(tmp_path: Path) -> None:
+    base, candidate = folded_network(tmp_path, half=True)
+    feed = rows(half=True)
+    healed = heal(base, candidate, [feed], how="distill", passes=1, output=tmp_path / "healed.onnx", options=QUICK)
+    types = {tensor.data_type for tensor in initializers(healed.path).values() if len(tensor.dims) > 1}
+    assert types == {onnx.TensorProto.FLOAT16}
+    assert healed.after.outputs[0].relative_l2 < healed.before.outputs[0].relative_l2
+
+
+def test_a_weight_that_two_nodes_share(tmp_path: Path) -> None:
+    body = """g (float[N,32] x) => (float[N,32] y) {
+      [one] h = MatMul(x, w) g1 = Relu(h) [two] k = MatMul(g1, w) l = Add(k, b) m = Relu(l) y = Add(m, x) }"""
+    proto = build(body, {"w": gaussian(32, 32), "b": gaussian(32, seed=1, scale=0.3)})
+    base = save(proto, tmp_path / "base.onnx")
+    whole = folded(opened(proto, tmp_path, "base.onnx"), rows(300, seed=50), 8)
+    up = next(name for name in initializers(whole) if name.endswith("/up"))
+    candidate = spoilt(whole, up, gaussian(8, 32, seed=9, scale=0.3), tmp_path / "spoilt.onnx")
+    for how in ("refit", "distill"):
+        out = tmp_path / f"{how}.onnx"
+        healed = heal(base, candidate, [rows()], how=how, passes=1, output=out, options=QUICK)  # type: ignore[arg-type]
+        assert up in healed.changed
+        assert healed.after.outputs[0].relative_l2 < 0.9 * healed.before.outputs[0].relative_l2
+
+
+def test_a_graph_that_torch_cannot_run_is_refused_by_name_and_still_refitted(tmp_path: Path) -> None:
+    body = """g (float[N,32] x) => (float[N,8] y) {
+      h = MatMul(x, w) o = Tanh(h) d = Det(s) e = Mul(o, d) y = MatMul(e, v) }"""
+    weights = {"w": gaussian(32, 32), "v": gaussian(32, 8, seed=1), "s": np.eye(2, dtype=np.float32)}
+    proto = build(body, weights)
+    base = save(proto, tmp_path / "base.onnx")
+    candidate = folded(opened(proto, tmp_path, "base.onnx"), rows(300, seed=50), 4)
+    with pytest.raises(ModelError, match="Det"):
+        heal(base, candidate, Untouched(), how="distill", output=tmp_path / "healed.onnx", options=QUICK)
+    heal(base, candidate, [rows()], output=tmp_path / "healed.onnx", options=QUICK)
+
+
+class Untouched(Sequence[Any]):
+    """Data that must not be read."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _: object) -> Any:
+        raise AssertionError("the data was read")
+
+
+def test_without_torch_the_message_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, candidate = folded_network(tmp_path)
+    real = builtins.__import__
+
+    def lacking(name: str, *rest: Any) -> Any:
+        if name.startswith(("torch", "rankfold.training")):
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", lacking)
+    with pytest.raises(RuntimeUnavailableError, match=r"pip install 'rankfold\[torch\]'"):
+        heal(base, candidate, Untouched(), how="distill", output=tmp_path / "healed.onnx")
+    heal(base, candidate, [rows()], output=tmp_path / "healed.onnx", options=QUICK)
+
+
+def test_what_cannot_be_healed_is_refused(tmp_path: Path) -> None:
+    base, candidate = folded_network(tmp_path)
+    with pytest.raises(ModelError, match="no folds are recorded"):
+        heal(base, network(tmp_path / "other.onnx"), [rows()], output=tmp_path / "healed.onnx")
+    with pytest.raises(OptionsError, match="how is 'magic'"):
+        heal(base, candidate, [rows()], how="magic")  # type: ignore[arg-type]
+    with pytest.raises(CalibrationDataError, match="no labels"):
+        heal(base, candidate, [rows()], how="finetune", output=tmp_path / "healed.onnx", options=QUICK)
+    with pytest.raises(CalibrationDataError, match="too few held-out samples"):
+        heal(base, candidate, [rows(2)], output=tmp_path / "healed.onnx")
+    assert not (tmp_path / "healed.onnx").exists()
+
+
+def test_labels_tune(tmp_path: Path) -> None:
+    base, candidate = folded_network(tmp_path)
+    feed = rows()
+    labels = run(base, feed)[0].argmax(axis=1)
+    np.savez(tmp_path / "data.npz", labels=labels, **feed)
+    target = tmp_path / "healed.onnx"
+    healed = heal(base, candidate, tmp_path / "data.npz", how="finetune", passes=2, output=target, options=QUICK)
+    assert healed.steps[-1].name == "finetune"
+    assert healed.steps[-1].kept
+
+
+def test_compress_heals_on_the_data_it_has(tmp_path: Path) -> None:
+    base = network(tmp_path / "base.onnx")
+    plain, options = Options(batch_size=32, latency_rounds=0), Options(batch_size=32, latency_rounds=0, heal="refit")
+    results = [
+        rankfold.compress(base, [rows()], keep=0.4, output=tmp_path / f"{chosen.heal}.onnx", options=chosen)
+        for chosen in (plain, options)
+    ]
+    assert results[0].report.healing is None
+    assert results[1].report.healing is not None
+    assert results[1].plan == results[0].plan
+    step = results[1].report.healing.steps[0]
+    assert step.after <= step.before
+    with pytest.raises(OptionsError, match="read once only"):
+        rankfold.compress(base, iter([rows()]), keep=0.4, output=tmp_path / "x.onnx", options=options)

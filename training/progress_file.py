@@ -1,0 +1,62 @@
+"""How far a training is, and keeping that in a file that is whole whenever the run is killed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Progress:
+    """How far a training is; what changes with each step and look.
+
+    Attributes:
+        rate: The rate that was chosen.
+        before: The held-out loss before the first step.
+        loss, best: The smallest held-out loss so far, and the tensors it was found with.
+        step: Steps taken.
+        since: Looks since the last gain.
+        looks: Step and loss of each look.
+        state, optimizer: What a saved training goes on from; None at the beginning.
+    """
+
+    rate: float
+    before: float
+    loss: float
+    best: dict[str, Tensor]
+    step: int = 0
+    since: int = 0
+    looks: list[tuple[int, float]] = field(default_factory=list)
+    state: dict[str, Tensor] | None = None
+    optimizer: dict[str, Any] | None = None
+
+    def looked(self, loss: float, state: dict[str, Tensor]) -> None:
+        """Take note of a look at the held-out samples."""
+        self.looks.append((self.step, loss))
+        self.since += 1
+        if loss < self.loss:
+            self.loss, self.best, self.since = loss, state, 0
+
+
+def kept(file: Path | None, progress: Progress, state: Mapping[str, Tensor], optimizer: dict[str, Any]) -> None:
+    """Save a training; a file that is there already stays whole until the new one is."""
+    if file is None:
+        return
+    partial = file.with_name(f".{file.name}.partial")
+    content = {name: getattr(progress, name) for name in ("rate", "before", "loss", "best", "step", "since", "looks")}
+    torch.save({**content, "state": dict(state), "optimizer": optimizer}, partial)
+    os.replace(partial, file)
+
+
+def restored(file: Path | None) -> Progress | None:
+    """Return a saved training, None where there is none."""
+    if file is None or not file.is_file():
+        return None
+    content = torch.load(file, weights_only=True)
+    return Progress(**content)

@@ -1,0 +1,154 @@
+"""A model that is trained: the lessons it gets, and the steps it takes by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+from torch import Tensor
+
+from rankfold.training.executor import GraphModule, build
+from rankfold.training.judging import Criterion, distance, label_loss, mean_distance, without_padding
+from rankfold.training.tensors import from_array
+from rankfold.training.widened import widened, widened_array, widened_arrays
+
+Array = NDArray[np.generic]
+
+_BETAS = (0.9, 0.99)  # squares averaged over a hundred steps: a run has hundreds, not the millions .999 is made for
+_SMALLEST_SIZE = 0.01  # of a tensor as its steps are measured, relative to the median's: a bias of zeros moves too
+
+
+class Lesson(NamedTuple):
+    """A batch, what the original gives for it, and what it is, where that is known; any such triple does.
+
+    Attributes:
+        feed: The inputs.
+        wanted: Tensor name to the original's values.
+        labels: Class numbers (samples,); None trains without.
+    """
+
+    feed: Mapping[str, Array]
+    wanted: Mapping[str, Array]
+    labels: Array | None = None
+
+
+Triple = tuple[Mapping[str, Array], Mapping[str, Array], Array | None]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a model is trained on.
+
+    Attributes:
+        lessons: Gives the lessons of a pass by its number, from a place on, always the same ones.
+        steps: How many lessons a pass has.
+        held_out: Gives the lessons that only judge.
+        criteria: How each output is judged while training.
+        middles: Tensors inside the graph that are compared too, by relative L2.
+        middles_weight: What their mean distance counts beside the outputs'.
+        labelled: The output that labels are compared with; None trains without labels.
+        labels_weight: What the labels count beside the outputs' distance, from 0 to 1.
+        padding: Input (samples, tokens) whose zeros say which tokens of an output do not count; None where all do.
+    """
+
+    lessons: Callable[[int, int], Iterable[Triple]]
+    steps: int
+    held_out: Callable[[], Iterable[Triple]]
+    criteria: Mapping[str, Criterion]
+    middles: tuple[str, ...] = ()
+    middles_weight: float = 1.0
+    labelled: str | None = None
+    labels_weight: float = 0.5
+    padding: str | None = None
+
+    @property
+    def judged(self) -> Mapping[str, Criterion]:
+        """Return how held-out samples are judged: by relative L2, but where labels count as in training."""
+        return self.criteria if self.labelled else dict.fromkeys(self.criteria, "relative_l2")
+
+
+class Pupil:
+    """The module that is trained, with what it is trained on."""
+
+    def __init__(
+        self, proto: ModelProto, course: Course, trainable: Sequence[str], weights: Mapping[str, Array], device: str
+    ) -> None:
+        self.course = course
+        self.device = device
+        self.module: GraphModule = build(
+            widened(proto), weights=widened_arrays(weights), trainable=trainable, also=course.middles
+        ).to(device)
+        self.parameters = self.module.parameters_by_name
+
+    def state(self) -> dict[str, Tensor]:
+        """Return a copy of what is trained."""
+        return {name: value.detach().cpu().clone() for name, value in self.parameters.items()}
+
+    def set_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to such a copy."""
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(state[name])
+
+    def optimizer(self, rate: float) -> tuple[torch.optim.Optimizer, Callable[[float], None]]:
+        """Return an optimizer whose steps are measured in each tensor's size, and what sets the share of its rate."""
+        sizes = {name: float(value.detach().square().mean().sqrt()) for name, value in self.parameters.items()}
+        least = _SMALLEST_SIZE * float(np.median(list(sizes.values())))
+        rates = [rate * max(sizes[name], least) for name in self.parameters]
+        groups = [{"params": [value], "lr": own} for value, own in zip(self.parameters.values(), rates, strict=True)]
+        made = torch.optim.AdamW(groups, betas=_BETAS, weight_decay=0.0)
+
+        def schedule(share: float) -> None:
+            for group, own in zip(made.param_groups, rates, strict=True):
+                group["lr"] = own * share
+
+        return made, schedule
+
+    def learn(self, optimizer: torch.optim.Optimizer, lesson: Triple) -> bool:
+        """Take a step; return whether there was a finite loss to take it by."""
+        optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(lesson)
+        if not bool(torch.isfinite(loss)):
+            return False
+        loss.backward()
+        optimizer.step()
+        return True
+
+    def loss(self, lesson: Triple, *, judged: bool = False) -> Tensor:
+        """Return what one lesson shows: as it is learnt from, or as held-out samples are judged."""
+        course = self.course
+        inputs, originals, labels = lesson
+        feed = self._placed(inputs)
+        counted = None if course.padding is None else feed[course.padding] != 0
+        found = without_padding(self.module(feed), counted)
+        wanted = without_padding(self._placed(originals), counted)
+        loss = mean_distance(course.judged if judged else course.criteria, wanted, found)
+        if course.labelled is not None and labels is not None:
+            probabilities = course.criteria[course.labelled] == "kl_probabilities"
+            classes = from_array(labels.astype(np.int64)).to(self.device)
+            own = label_loss(found[course.labelled], classes, probabilities=probabilities)
+            loss = (1 - course.labels_weight) * loss + course.labels_weight * own
+        if course.middles and not judged:
+            apart = [distance("relative_l2", wanted[name], found[name]) for name in course.middles]
+            loss = loss + course.middles_weight * torch.stack(apart).mean()
+        return loss
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """Return the loss of the held-out lessons."""
+        return self.mean_loss(self.course.held_out(), judged=True)
+
+    @torch.no_grad()
+    def mean_loss(self, lessons: Iterable[Triple], *, judged: bool = False) -> float:
+        """Return the mean loss of some lessons, infinite where one has none."""
+        losses = [float(self.loss(lesson, judged=judged)) for lesson in lessons]
+        return float(np.mean(losses)) if losses and np.isfinite(losses).all() else math.inf
+
+    def _placed(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+        return {name: from_array(widened_array(array)).to(self.device) for name, array in arrays.items()}
