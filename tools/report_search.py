@@ -22,6 +22,7 @@ def tried_section(report: Report) -> Iterator[str]:
 
 
 def healing_section(healing: Healing | None) -> Iterator[str]:
+    """Yield the Markdown lines, none where nothing was healed."""
     if healing is None:
         return
     yield "## Healing"

@@ -161,9 +161,7 @@ def compress(  # the public way in: one budget of several, and where the result 
     loaded, scan = open_model(model, options)
     check_measurable(loaded.given.path, loaded.given.proto)
     path = Path(output) if output is not None else loaded.given.path.with_suffix(".folded.onnx")
-    check_outside(options.checkpoint, (path, options.held_out_to))
-    check_writable(path)
-    check_no_input(path, (*loaded.given.files, data))
+    _check_place(path, loaded, data, options)
     options = with_outputs(loaded, options)
     check_healing(data, options)
     if isinstance(budget, RankPlan):
@@ -183,8 +181,13 @@ def compress(  # the public way in: one budget of several, and where the result 
             healing = heal_inside(loaded.given, place, data, Path(folder), options) if folded else None
             report = report_on(loaded, scan, decision, (place, spool), options)
             report = with_evaluation(report, budget, decision, options)
-    report = replace(report, output=path, healing=healing)
-    return Result(report, decision.plan, path, options.held_out_to)
+    return Result(replace(report, output=path, healing=healing), decision.plan, path, options.held_out_to)
+
+
+def _check_place(path: Path, model: Model, data: DataLike, options: Options) -> None:
+    check_outside(options.checkpoint, (path, options.held_out_to))
+    check_writable(path)
+    check_no_input(path, (*model.given.files, data))
 
 
 def validate(base: PathLike, candidate: PathLike, data: DataLike, *, options: Options = Options()) -> Discrepancy:
