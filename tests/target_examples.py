@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from rankfold.capture import capture
 from rankfold.choose import open_search
-from rankfold.decide import Studied, studied
+from rankfold.decide import Grounds, grounds_of
 from rankfold.lab import Plan
 from rankfold.opening import open_model, with_outputs
 from rankfold.options import Options
@@ -67,7 +67,7 @@ class Enumerated:
     """
 
     search: Search
-    known: Studied
+    known: Grounds
     plans: list[Plan]
     costs: NDArray[np.float64]
     outputs: Array
@@ -96,7 +96,7 @@ def enumerated(folder: Path, seed: int) -> Iterator[Enumerated]:
     choosing = folder / "choosing.npz"
     spool = folder / "held_out.npz"
     calibration = capture(model, scan, {"x": rows}, spool, work=folder, options=options, choosing=choosing)
-    known = studied(model, scan, calibration, choosing, options)
+    known = grounds_of(model, scan, calibration, options, choosing=choosing)
     curves = known.study.curves
     with open_search(known.study, dense_plan(scan, "all", model_digest=model.digest)) as search:
         samples = np.concatenate([feed["x"] for feed in search.lab.comparing.feeds]).astype(np.float32)
@@ -109,7 +109,7 @@ def enumerated(folder: Path, seed: int) -> Iterator[Enumerated]:
         yield Enumerated(search, known, plans, costs, _outputs(folder / "model.onnx", known, samples), max(steps))
 
 
-def _outputs(path: Path, known: Studied, samples: Array) -> Array:
+def _outputs(path: Path, known: Grounds, samples: Array) -> Array:
     """Return what every plan gives; plans that begin alike are computed together."""
     weights = [numpy_helper.to_array(weight) for weight in onnx.load(path).graph.initializer]
     found = samples[None]
