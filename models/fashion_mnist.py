@@ -6,11 +6,13 @@ import gzip
 import math
 import struct
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rankfold.models.labelled_images import LabelledImages, labelled
+from rankfold.models.labelled_images import as_input as as_input
 
 CLASSES = (
     "t-shirt",
@@ -28,31 +30,18 @@ _PREFIX = {"train": "train", "test": "t10k"}
 _UINT8 = 8  # the idx format's code for unsigned bytes
 
 
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images (count, 28, 28) uint8 with their class numbers (count,) uint8."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-
-
-def as_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return images as the network's input: (count, 1, 28, 28) float32 in [0, 1]."""
-    return (images[:, None] / np.float32(255)).astype(np.float32)
-
-
 def read(folder: Path, split: str) -> LabelledImages:
-    """Return the `train` (60,000) or `test` (10,000) split.
+    """Return the `train` (60,000) or `test` (10,000) split, images (count, 1, 28, 28).
 
     Raises:
-        ValueError: A file is not an idx file of unsigned bytes, or the two files disagree in length.
+        ValueError: A file is not an idx file of unsigned bytes, or the two files do not fit each other.
         OSError: A file is missing or cannot be read.
     """
     images = _read_idx(folder / f"{_PREFIX[split]}-images-idx3-ubyte.gz", axes=3)
     labels = _read_idx(folder / f"{_PREFIX[split]}-labels-idx1-ubyte.gz", axes=1)
     if len(images) != len(labels):
         raise ValueError(f"{folder}: {len(images)} {split} images but {len(labels)} labels; expected as many")
-    return LabelledImages(images, labels)
+    return labelled(folder, images[:, None], labels, CLASSES)
 
 
 def _read_idx(path: Path, *, axes: int) -> NDArray[np.uint8]:

@@ -1,20 +1,38 @@
-"""How the reference networks are trained: hyper-parameters, augmentation, learning rate and optimizer."""
+"""How networks are trained: hyper-parameters, augmentation, learning rate and optimizer."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+Optimizer = Literal["adamw", "sgd"]
+LEARNING_RATES: dict[Optimizer, float] = {
+    "adamw": 1e-3,
+    "sgd": 0.05,
+}  # where another optimizer than a recipe's is asked
+_POSITIONS = frozenset({"position", "pos_embed", "cls_token"})  # parameters with several axes that are no matrices
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained; the defaults are those of the ViT that ships with the package.
 
-    `drop_path` is for networks whose branches can be dropped: the ResNet's cannot.
+    Attributes:
+        epochs, batch: How often all images are seen, and how many at a time.
+        learning_rate, warmup_epochs: The highest rate, and how long it takes to get there.
+        weight_decay: Of matrices and kernels alone: L2 in the gradient with `sgd`, decoupled with `adamw`.
+        label_smoothing: Share of the target that all classes have in common.
+        drop_path: Share of samples whose last residual branch is dropped, for transformers.
+        shift, erase: Pixels by which an image is moved at most, and the share of images with a box blanked.
+        average: How much of the averaged weights stays at a step.
+        seed: Of the split, the weights, the order and the augmentation.
+        optimizer, momentum: `adamw`, which has no momentum of its own, or `sgd`.
+        precision: Of products while training; weights, sums and losses are float32 always.
     """
 
     epochs: int = 30
@@ -28,11 +46,17 @@ class Recipe:
     erase: float = 0.5
     average: float = 0.998
     seed: int = 0
+    optimizer: Optimizer = "adamw"
+    momentum: float = 0.9
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
 
 
 def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Return (batch, 1, 28, 28) images flipped, shifted by up to `shift` pixels, one box of a share `erase` blanked."""
-    count, _, size, _ = images.shape
+    """Return images (batch, channels, size, size) flipped at random, shifted, and some with a box blanked.
+
+    A shift by up to `shift` pixels is a crop out of the image with as many black ones around it.
+    """
+    count, channels, size, _ = images.shape
     pad = functional.pad(images, [recipe.shift] * 4)
 
     def offsets() -> Tensor:
@@ -42,13 +66,14 @@ def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
     rows, columns = offsets(), offsets()
     flipped = torch.rand(count, 1, generator=generator) < 0.5
     columns = torch.where(flipped, columns.flip(1), columns)
-    shifted = pad[torch.arange(count)[:, None, None], 0, rows[:, :, None], columns[:, None, :]]
+    image, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
+    shifted = pad[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
     corner = torch.randint(0, size, (count, 2), generator=generator)
     extent = torch.randint(4, 13, (count, 2), generator=generator)
     extent[torch.rand(count, generator=generator) >= recipe.erase] = 0
     place = torch.arange(size)
     inside = (place >= corner[..., None]) & (place < (corner + extent)[..., None])
-    return shifted.masked_fill(inside[:, 0, :, None] & inside[:, 1, None, :], 0.0)[:, None]
+    return shifted.masked_fill((inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0.0)
 
 
 def rate_at(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
@@ -60,8 +85,10 @@ def rate_at(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return AdamW that decays matrices alone: biases, norms and positions are left free."""
-    decayed = [p for name, p in model.named_parameters() if p.ndim >= 2 and name != "position"]
-    free = [p for name, p in model.named_parameters() if p.ndim < 2 or name == "position"]
+    """Return the recipe's optimizer, which decays matrices and kernels alone: biases, norms and positions are free."""
+    decayed = [p for name, p in model.named_parameters() if p.ndim >= 2 and name not in _POSITIONS]
+    free = [p for name, p in model.named_parameters() if p.ndim < 2 or name in _POSITIONS]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
     return torch.optim.AdamW(groups, lr=recipe.learning_rate)

@@ -1,4 +1,4 @@
-"""Train the reference networks: `python -m rankfold.models.train NETWORK --data DIR --out DIR`."""
+"""Train a network on labelled images: `python -m rankfold.models.train NETWORK --data DIR --out DIR`."""
 
 from __future__ import annotations
 
@@ -7,67 +7,120 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rankfold.models import fashion_mnist
+from rankfold.models import datasets
 from rankfold.models.export import export_network
-from rankfold.models.networks import REFERENCES, Reference, build
-from rankfold.models.recipe import Recipe
-from rankfold.models.training_run import Run, accuracy
+from rankfold.models.labelled_images import LabelledImages, Splits
+from rankfold.models.networks import REFERENCES, STANDARD, Reference, Shape, build
+from rankfold.models.recipe import LEARNING_RATES, Optimizer, Recipe
+from rankfold.models.size_options import add_size_options
+from rankfold.models.sizes import Sizes, sized
+from rankfold.models.training_run import ExtraLoss, Run, accuracy
 
 VALIDATION_SHARE = 12  # one training image in twelve (5,000 of 60,000); the checkpoint is chosen on them
 
 
-def train_network(data: Path, folder: Path, reference: Reference, *, threads: int) -> dict[str, Any]:
-    """Train a network on `data`'s training split and return what the run reached.
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to.
 
-    The averaged weights of the best validation accuracy are kept in `folder/best.pt` and written as ONNX in the end;
-    the test split is scored once, last. Called again after an interruption it goes on at the last finished epoch,
-    and ends with the weights that it would have had without.
+    Attributes:
+        network: The averaged weights of the best epoch, in evaluation mode.
+        last: The weights after the last step, not averaged; its batch normalisations hold what they saw on the way.
+        best_epoch, validation_accuracy: That of `network`; epochs count from 1.
+        history: Mean loss and validation accuracy of each epoch.
+    """
+
+    network: nn.Module
+    last: nn.Module
+    best_epoch: int
+    validation_accuracy: float
+    history: tuple[tuple[float, float], ...]
+
+
+def train(
+    shape: Shape,
+    recipe: Recipe,
+    images: LabelledImages,
+    folder: Path,
+    *,
+    extra_loss: ExtraLoss | None = None,
+    prepare: Callable[[nn.Module], None] | None = None,
+    told: Callable[[Run, float], None] | None = None,
+) -> Trained:
+    """Train a network; called again after an interruption it goes on at the last finished epoch, to the same weights.
+
+    One image in twelve validates: the averaged weights that know most of them are kept in `folder/best.pt`.
+
+    Args:
+        shape, recipe: The network's sizes, and how it is trained.
+        images: All that may be trained on.
+        folder: Where checkpoints are kept; it is made.
+        extra_loss: Gives a scalar that is added to the loss, at each step after the forward pass; give the same again
+            to go on. Where it draws random numbers from torch's own generator, these are resumed as well.
+        prepare: Is called once with the network, before the first step: to put hooks on its layers, say.
+        told: Is called after each epoch with the run and the epoch's seconds.
+
+    Raises:
+        OSError: A checkpoint cannot be read or written.
+        ValueError: There are too few images, or `folder` holds the run of another shape or recipe.
+    """
+    if len(images.labels) < VALIDATION_SHARE:
+        raise ValueError(f"{len(images.labels)} images to train on; expected {VALIDATION_SHARE} at least")
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(shape, recipe, folder, extra_loss=extra_loss)
+    run.resume()
+    if prepare is not None:
+        prepare(run.model)
+    inputs, labels = _shuffled(images, recipe.seed)
+    held, used = slice(0, len(inputs) // VALIDATION_SHARE), slice(len(inputs) // VALIDATION_SHARE, None)
+    while run.epoch < recipe.epochs:
+        began = time.monotonic()
+        loss = run.train_epoch(inputs[used], labels[used])
+        run.finish_epoch(loss, inputs[held], labels[held])
+        if told is not None:
+            told(run, time.monotonic() - began)
+    best = build(shape)
+    best.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+    return Trained(best.eval(), run.model.eval(), run.best_epoch, run.best, tuple(run.history))
+
+
+def train_network(splits: Splits, folder: Path, reference: Reference, *, threads: int) -> dict[str, Any]:
+    """Train a network, write it as ONNX and what it reached as JSON into `folder`, and return the latter.
+
+    Progress goes to stderr; the test split is scored once, last.
 
     Raises:
         OSError: A file cannot be read or written.
-        ValueError: The data is not what it should be, or `folder` holds the run of another shape or recipe.
+        ValueError: As `train` does.
     """
     shape, recipe = reference.shape, reference.recipe
     torch.set_num_threads(threads)
-    folder.mkdir(parents=True, exist_ok=True)
-    run = Run(shape, recipe, folder)
-    run.resume()
-    images, labels = _tensors(data, "train", recipe.seed)
-    held, used = slice(0, len(images) // VALIDATION_SHARE), slice(len(images) // VALIDATION_SHARE, None)
-    while run.epoch < recipe.epochs:
-        began = time.monotonic()
-        loss = run.train_epoch(images[used], labels[used])
-        score = run.finish_epoch(images[held], labels[held])
-        _show(run, loss, score, time.monotonic() - began)
-    best = build(shape)
-    best.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+    trained = train(shape, recipe, splits.train, folder, told=_show)
     reached = {
-        "validation_accuracy": run.best,
-        "test_accuracy": accuracy(best, *_tensors(data, "test")),
-        "epoch": run.best_epoch,
+        "validation_accuracy": trained.validation_accuracy,
+        "test_accuracy": accuracy(trained.network, torch.tensor(splits.test.images), torch.tensor(splits.test.labels)),
+        "epoch": trained.best_epoch,
         "shape": asdict(shape),
         "recipe": asdict(recipe),
+        "classes": list(splits.train.classes),
     }
-    export_network(best, shape, folder / reference.file)
+    export_network(trained.network, shape, folder / reference.file)
     _write_whole(json.dumps(reached, indent=2) + "\n", folder / "reached.json")
     return reached
 
 
-def _tensors(data: Path, split: str, shuffle_seed: int | None = None) -> tuple[Tensor, Tensor]:
-    found = fashion_mnist.read(data, split)
-    order = np.arange(len(found.images))
-    if shuffle_seed is not None:
-        order = np.random.default_rng(shuffle_seed).permutation(len(order))
-    images = torch.from_numpy(fashion_mnist.as_input(found.images[order]))
-    return images, torch.from_numpy(found.labels[order].astype(np.int64))
+def _shuffled(images: LabelledImages, seed: int) -> tuple[Tensor, Tensor]:
+    order = np.random.default_rng(seed).permutation(len(images.labels))
+    return torch.from_numpy(images.images[order]), torch.from_numpy(images.labels[order])
 
 
 def _write_whole(text: str, path: Path) -> None:
@@ -76,8 +129,9 @@ def _write_whole(text: str, path: Path) -> None:
     os.replace(partial, path)
 
 
-def _show(run: Run, loss: float, score: float, seconds: float) -> None:
+def _show(run: Run, seconds: float) -> None:
     left = (run.recipe.epochs - run.epoch) * seconds / 60
+    loss, score = run.history[-1]
     print(
         f"epoch {run.epoch}/{run.recipe.epochs}  loss {loss:.4f}  validation {score:.4f}"
         f"  best {run.best:.4f} (epoch {run.best_epoch})  {seconds:.0f} s, {left:.0f} min left",
@@ -88,25 +142,65 @@ def _show(run: Run, loss: float, score: float, seconds: float) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rankfold.models.train", description=__doc__)
-    parser.add_argument("network", choices=list(REFERENCES), help="the network to train")
-    parser.add_argument("--data", type=Path, required=True, help="folder with Fashion-MNIST's four idx.gz files")
+    parser.add_argument("network", choices=[*REFERENCES, *STANDARD], help="the network to train")
+    parser.add_argument("--dataset", choices=datasets.NAMES, default=datasets.NAMES[0], help="default: %(default)s")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the set's files as published")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and results; resumed if there")
-    parser.add_argument("--epochs", type=int, help="default: as the shipped network was trained")
+    parser.add_argument("--image-size", type=int, help="pixels that a folder's images are scaled and cut to")
+    add_size_options(parser)
+    parser.add_argument("--epochs", type=int, help="default: the network's recipe, as for all below")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--optimizer", choices=get_args(Optimizer))
+    parser.add_argument("--learning-rate", type=float, help="the highest, after the warm-up")
+    parser.add_argument("--weight-decay", type=float, help="of matrices and kernels")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: torch's)")
     return parser
+
+
+def _asked(options: argparse.Namespace, splits: Splits) -> Reference:
+    """Return the network of a command line, in the size of its images, and its recipe."""
+    if options.network in REFERENCES:
+        return _as_shipped(options)
+    sizes = Sizes(splits.train.image_size, splits.train.channels, len(splits.train.classes), **_given(options, _SIZES))
+    standard = STANDARD[options.network]
+    return replace(standard, shape=sized(standard.shape, sizes), recipe=_recipe(standard.recipe, options))
+
+
+def _as_shipped(options: argparse.Namespace) -> Reference:
+    other = [f"--{name.replace('_', '-')}" for name in _given(options, _SIZES)]
+    if other or options.dataset != datasets.NAMES[0]:
+        raise ValueError(
+            f"{options.network} has one size and is for {datasets.NAMES[0]}; leave out "
+            f"{', '.join(other) or '--dataset'}, or choose one of {', '.join(STANDARD)}"
+        )
+    reference = REFERENCES[options.network]
+    return replace(reference, recipe=_recipe(reference.recipe, options))
+
+
+_SIZES = ("width", "depth", "form", "patch_size")
+_RECIPE = ("epochs", "batch", "optimizer", "learning_rate", "weight_decay", "seed")
+
+
+def _given(options: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _recipe(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    """Return a recipe with what a command line says; another optimizer comes with a learning rate of its own."""
+    if options.optimizer not in {None, recipe.optimizer}:
+        recipe = replace(recipe, learning_rate=LEARNING_RATES[options.optimizer])
+    return replace(recipe, **_given(options, _RECIPE))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line above: progress on stderr, what was reached on stdout as JSON."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    reference = REFERENCES[options.network]
-    epochs = reference.recipe.epochs if options.epochs is None else options.epochs
-    reference = replace(reference, recipe=replace(reference.recipe, epochs=epochs, seed=options.seed))
     try:
-        reached = train_network(options.data, options.out, reference, threads=options.threads)
-    except (OSError, ValueError) as error:
+        splits = datasets.read(options.dataset, options.data, image_size=options.image_size)
+        reached = train_network(splits, options.out, _asked(options, splits), threads=options.threads)
+    except (OSError, ValueError, ImportError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from error
     print(json.dumps(reached))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,32 @@ from rankfold.models.networks import Shape, build
 from rankfold.models.recipe import Recipe, augment, build_optimizer, rate_at
 
 NORM_IMAGES = 5000  # batch normalisations are measured on so many; 1,000 or 20,000 change the accuracy by 0.1 %
+_AT_ONCE, _PIXELS_AT_ONCE = 500, 500 * 32 * 32  # images, and their pixels, that are only run, not trained on
+
+ExtraLoss = Callable[[nn.Module], Tensor]
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """Return images as networks take them: bytes become float32 in [0, 1], float32 stays."""
+    return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
+
+
+def _at_once(images: Tensor) -> int:
+    return max(1, min(_AT_ONCE, _PIXELS_AT_ONCE // images[0, 0].numel()))
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images (count, 1, 28, 28) whose largest logit is their label."""
+    """Return the share of images (count, channels, size, size) whose largest logit is their label."""
     model.eval()
-    hits = [(model(x).argmax(1) == y).sum() for x, y in zip(images.split(500), labels.split(500), strict=True)]
+    batches = zip(images.split(_at_once(images)), labels.split(_at_once(images)), strict=True)
+    hits = [(model(as_pixels(x)).argmax(1) == y).sum() for x, y in batches]
     return float(sum(hits)) / len(labels)
 
 
 @torch.no_grad()
 def measure_norms(model: nn.Module, images: Tensor) -> None:
-    """Measure the statistics of a network's batch normalisations, if it has any, on images (count, 1, 28, 28).
+    """Measure the statistics of a network's batch normalisations, if it has any, on images (count, channels, …).
 
     Averaged weights have statistics of their own; an average of those seen on the way is not near them.
     """
@@ -38,23 +52,27 @@ def measure_norms(model: nn.Module, images: Tensor) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # every batch counts the same
     model.train()
-    for batch in images.split(500):
-        model(batch)
+    for batch in images.split(_at_once(images)):
+        model(as_pixels(batch))
     model.eval()
 
 
 class Run:
-    """One training run, resumable from `folder/checkpoint.pt` at the last finished epoch."""
+    """One training run, resumable from `folder/checkpoint.pt` at the last finished epoch.
 
-    def __init__(self, shape: Shape, recipe: Recipe, folder: Path) -> None:
+    `extra_loss`, if given, is called at each step, after the forward pass, and what it returns is added to the loss.
+    """
+
+    def __init__(self, shape: Shape, recipe: Recipe, folder: Path, *, extra_loss: ExtraLoss | None = None) -> None:
         torch.manual_seed(recipe.seed)
-        self.shape, self.recipe, self.folder = shape, recipe, folder
+        self.shape, self.recipe, self.folder, self.extra_loss = shape, recipe, folder, extra_loss
         self.model = build(shape, drop_path=recipe.drop_path)
         self.average = build(shape)
         self.average.load_state_dict(self.model.state_dict())
         self.optimizer = build_optimizer(self.model, recipe)
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.epoch, self.best, self.best_epoch = 0, -1.0, -1
+        self.history: list[tuple[float, float]] = []  # mean loss and validation accuracy of each epoch
 
     def resume(self) -> None:
         """Load the checkpoint if there is one.
@@ -75,6 +93,7 @@ class Run:
         self.generator.set_state(saved["generator"])
         torch.set_rng_state(saved["torch_rng"])
         self.epoch, self.best, self.best_epoch = saved["epoch"], saved["best"], saved["best_epoch"]
+        self.history = saved["history"]
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -88,11 +107,14 @@ class Run:
             "epoch": self.epoch,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "history": self.history,
         }
         _save_whole(state, self.folder / "checkpoint.pt")
 
     def train_epoch(self, images: Tensor, labels: Tensor) -> float:
-        """Train over all images (count, 1, 28, 28) once, in whole batches, and return the mean loss.
+        """Train over all images (count, channels, size, size) once, in whole batches, and return the mean loss.
+
+        Images are bytes, or float32 in [0, 1].
 
         Raises:
             ValueError: There are fewer images than one batch.
@@ -107,14 +129,16 @@ class Run:
             rate = rate_at(self.epoch * len(batches) + index, len(batches), self.recipe)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            total += self._step(augment(images[chosen], self.recipe, self.generator), labels[chosen])
+            total += self._step(augment(as_pixels(images[chosen]), self.recipe, self.generator), labels[chosen])
         measure_norms(self.average, images[:NORM_IMAGES])
         return total / len(batches)
 
     def _step(self, images: Tensor, labels: Tensor) -> float:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             logits = self.model(images)
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        if self.extra_loss is not None:
+            loss = loss + self.extra_loss(self.model)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -124,15 +148,15 @@ class Run:
                 mean.lerp_(now, 1 - self.recipe.average)
         return loss.item()
 
-    def finish_epoch(self, images: Tensor, labels: Tensor) -> float:
+    def finish_epoch(self, loss: float, images: Tensor, labels: Tensor) -> None:
         """Score the averaged weights on the validation images, keep them if they are the best, and checkpoint."""
         score = accuracy(self.average, images, labels)
         self.epoch += 1
+        self.history.append((loss, score))
         if score > self.best:
             self.best, self.best_epoch = score, self.epoch
             _save_whole(self.average.state_dict(), self.folder / "best.pt")
         self.save()
-        return score
 
 
 def _save_whole(state: dict[str, Any], path: Path) -> None:

@@ -50,6 +50,12 @@ class Attention(nn.Module):
         return joined
 
 
+def dropped(branch: Tensor, share: float) -> Tensor:
+    """Return a residual branch (batch, tokens, width), that of a random `share` of the samples zero (Huang 2016)."""
+    keep = 1 - share
+    return branch * (torch.rand(branch.shape[0], 1, 1) < keep) / keep
+
+
 class Block(nn.Module):
     """A pre-norm transformer block; while training, each residual branch of a sample is dropped with `drop_path`."""
 
@@ -65,8 +71,7 @@ class Block(nn.Module):
     def _kept(self, branch: Tensor) -> Tensor:
         if not self.training or self.drop_path == 0:
             return branch
-        keep = 1 - self.drop_path
-        return branch * (torch.rand(branch.shape[0], 1, 1) < keep) / keep
+        return dropped(branch, self.drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self._kept(self.attention(self.norm1(x)))

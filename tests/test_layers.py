@@ -37,7 +37,16 @@ ALSO = {"tools": {"rankfold.models.demo"}}  # the files that ship; it needs no t
 
 RUNTIME_ROOMS = {"runtime_calib"}
 TORCH_ROOMS = {"training", "models"}
-TORCH_FREE = {"rankfold.models", "rankfold.models.demo", "rankfold.models.fashion_mnist"}
+TORCH_FREE = {
+    "rankfold.models",
+    "rankfold.models.array_pickle",
+    "rankfold.models.cifar",
+    "rankfold.models.datasets",
+    "rankfold.models.demo",
+    "rankfold.models.fashion_mnist",
+    "rankfold.models.image_folder",
+    "rankfold.models.labelled_images",
+}
 
 
 @dataclass(frozen=True)

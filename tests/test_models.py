@@ -19,7 +19,7 @@ import pytest
 import torch
 from package_sources import ROOT
 
-from rankfold.models import demo, fashion_mnist, pack, train
+from rankfold.models import datasets, demo, fashion_mnist, pack, train
 from rankfold.models.export import export_network
 from rankfold.models.networks import REFERENCES, Reference, Shape
 from rankfold.models.recipe import Recipe
@@ -143,12 +143,12 @@ def test_export_is_repeatable_and_tells_nothing_of_the_machine(exported: tuple[V
 def test_training_goes_on_where_it_was_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: Shape
 ) -> None:
-    data = write_images(tmp_path, train_count=48, test_count=10)
+    images = datasets.read("fashion-mnist", write_images(tmp_path, train_count=48, test_count=10))
     monkeypatch.setattr(train, "export_network", lambda *_: None)
     reference = Reference(shape, SHORT, "unused.onnx")
 
     def reached(folder: str) -> tuple[dict[str, object], dict[str, torch.Tensor]]:
-        result = train.train_network(data, tmp_path / folder, reference, threads=1)
+        result = train.train_network(images, tmp_path / folder, reference, threads=1)
         return result, torch.load(tmp_path / folder / "checkpoint.pt", weights_only=True)
 
     result, state = reached("whole")
@@ -230,7 +230,7 @@ def test_damaged_data_is_refused(tmp_path: Path) -> None:
 def test_the_shipped_files_load_without_torch() -> None:
     command = (
         "import sys; sys.modules['torch'] = None\n"
-        "import rankfold.models, rankfold.models.fashion_mnist\n"
+        "import rankfold.models, rankfold.models.datasets\n"
         "from rankfold.models import demo\n"
         "shipped = (demo.embedded_model, demo.embedded_resnet, demo.calibration_data, demo.test_data)\n"
         "assert all(path().is_file() for path in shipped)\n"

@@ -1,0 +1,72 @@
+"""A folder of image files with one sub-folder per class, read with Pillow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankfold.models.labelled_images import LabelledImages, labelled
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+def read(folder: Path, *, image_size: int | None = None) -> LabelledImages:
+    """Return all images below `folder` as (count, 3, size, size), classes and files in the order of their names.
+
+    Each sub-folder is a class; files of other kinds (by suffix) in it are passed over. Images become RGB. With an
+    `image_size` the shorter side is scaled to it (bicubic) and the middle cut out; without one all have to be square
+    and of one size.
+
+    Raises:
+        ImportError: Pillow is not installed.
+        OSError: A folder or file is missing or cannot be read.
+        ValueError: There are no classes, a class without images, a damaged image, or one of another size.
+    """
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not classes:
+        raise ValueError(f"{folder}: no sub-folders; expected one per class, with its images inside")
+    files = [(path, number) for number, place in enumerate(classes) for path in _image_files(place)]
+    size = _decoded(files[0][0], image_size).shape[1] if image_size is None else image_size
+    images = np.empty((len(files), 3, size, size), np.uint8)
+    for place, (path, _) in zip(images, files, strict=True):
+        place[:] = _of_size(path, _decoded(path, image_size), size)
+    labels = np.array([number for _, number in files])
+    return labelled(folder, images, labels, tuple(path.name for path in classes))
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"{folder}: no images; expected files ending in {', '.join(sorted(SUFFIXES))}")
+    return files
+
+
+def _of_size(path: Path, image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    if image.shape[1:] != (size, size):
+        high, wide = image.shape[1:]
+        raise ValueError(
+            f"{path}: {wide} × {high} pixels, expected {size} × {size}; give image_size (--image-size) to bring all "
+            "images to one square size"
+        )
+    return image
+
+
+def _decoded(path: Path, image_size: int | None) -> NDArray[np.uint8]:
+    """Return an image as (3, height, width)."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError("reading image files needs Pillow: pip install 'rankfold[images]'") from error
+    try:
+        with Image.open(path) as file:
+            image: Image.Image = file.convert("RGB")
+    except (FileNotFoundError, PermissionError):
+        raise
+    # What Pillow raises for damaged files: OSError for most, the others by format; and for images of absurd size.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not a readable image ({error}); replace or remove it") from error
+    if image_size is not None:
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
+    return np.asarray(image).transpose(2, 0, 1)

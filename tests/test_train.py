@@ -1,0 +1,276 @@
+"""Training on any set of labelled images: the function, the recipe's parts, the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cifar_examples
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rankfold.models import train as train_module
+from rankfold.models.labelled_images import LabelledImages, as_input
+from rankfold.models.mlp import MLPShape
+from rankfold.models.networks import STANDARD, Shape
+from rankfold.models.recipe import Recipe, augment
+from rankfold.models.resnet_deep import DeepResNetShape
+from rankfold.models.train import train
+from rankfold.models.training_run import Run, accuracy, as_pixels, measure_norms
+from rankfold.models.vgg import VGGShape
+from rankfold.models.vit_class_token import ClassTokenViTShape
+
+TINY_MLP = MLPShape(image_size=8, in_channels=3, width=16, depth=2, classes=2)
+PLAIN = replace(STANDARD["mlp"].recipe, epochs=3, batch=8, warmup_epochs=1.0, weight_decay=0.0, shift=1, average=0.5)
+
+
+def some_images(count: int, size: int = 8, classes: int = 2) -> LabelledImages:
+    """Return coloured noise, each class brighter than the one before."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, classes, count)
+    bright = labels[:, None, None, None] * (150 // classes)
+    images = (random.integers(0, 100, (count, 3, size, size)) + bright).astype(np.uint8)
+    return LabelledImages(images, labels, tuple(map(str, range(classes))))
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    parts = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
+    return all(name == other and torch.equal(value, there) for (name, value), (other, there) in parts)
+
+
+def test_training_learns_and_says_how(tmp_path: Path) -> None:
+    seen: list[tuple[int, bool]] = []
+    images = some_images(108)
+    done = train(TINY_MLP, PLAIN, images, tmp_path, told=lambda run, seconds: seen.append((run.epoch, seconds >= 0)))
+    assert seen == [(1, True), (2, True), (3, True)]
+    losses, scores = zip(*done.history, strict=True)
+    assert losses[-1] < 0.5 * losses[0]
+    assert done.validation_accuracy == max(scores) == 1.0
+    assert done.best_epoch == scores.index(1.0) + 1
+    assert not done.network.training
+    assert not same(done.network, done.last)
+    assert accuracy(done.network, torch.tensor(images.images), torch.tensor(images.labels)) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("shape", "recipe"),
+    [
+        (DeepResNetShape(8, 3, (4, 8), (1, 1), form="cifar", classes=2), PLAIN),
+        (VGGShape(8, 3, (4, 8), (1, 1), hidden=6, classes=2), PLAIN),
+        (ClassTokenViTShape(8, 4, 3, width=16, depth=2, heads=2, classes=2), Recipe(3, 8, drop_path=0.3, average=0.5)),
+    ],
+    ids=["resnet", "vgg with dropout", "vit with dropped paths"],
+)
+def test_an_interrupted_training_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: Shape, recipe: Recipe
+) -> None:
+    images = some_images(48)
+    calls = []
+
+    def extra(model: nn.Module) -> Tensor:
+        calls.append(1)
+        return 1e-3 * sum(value.square().sum() for value in model.parameters())
+
+    whole = train(shape, recipe, images, tmp_path / "whole", extra_loss=extra)
+    steps = len(calls)
+    assert steps == 3 * (44 // 8)
+    whole_epoch = Run.train_epoch
+
+    def interrupted(run: Run, *tensors: Tensor) -> float:
+        if run.epoch == 2:
+            raise KeyboardInterrupt
+        return whole_epoch(run, *tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "train_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(shape, recipe, images, tmp_path / "parts", extra_loss=extra)
+    resumed = train(shape, recipe, images, tmp_path / "parts", extra_loss=extra)
+    assert len(calls) == 2 * steps
+    assert resumed.history == whole.history
+    assert same(resumed.last, whole.last)
+    assert same(resumed.network, whole.network)
+    again = train(shape, recipe, images, tmp_path / "parts", extra_loss=extra)  # done already: nothing is trained
+    assert len(calls) == 2 * steps
+    assert same(again.last, whole.last)
+
+
+def test_the_extra_loss_is_added_at_every_step(tmp_path: Path) -> None:
+    """One step of plain SGD: the extra term moves the weights by its own gradient times the rate, and nothing else."""
+    recipe = replace(PLAIN, epochs=1, batch=44, warmup_epochs=1.0, momentum=0.0, shift=0)
+    images = some_images(48)
+    plain = train(TINY_MLP, recipe, images, tmp_path / "plain").last.head.bias
+    slope = torch.tensor([1e-3, -2e-3])
+    pulled = train(
+        TINY_MLP, recipe, images, tmp_path / "pulled", extra_loss=lambda model: (slope * model.head.bias).sum()
+    ).last.head.bias
+    # The gradient's norm is below the clip at 1 or not the same way in both, as the term is small beside it; a few
+    # roundings of weights near 0.1, and the clip's change of the other gradient, itself below 1e-3 of the step.
+    torch.testing.assert_close(pulled - plain, -recipe.learning_rate * slope, rtol=0.05, atol=1e-6)
+
+
+def test_hooks_see_what_the_step_computes(tmp_path: Path) -> None:
+    """`prepare` puts a hook on a layer, `extra_loss` reads what it kept: a term on activations."""
+    kept: dict[str, Tensor] = {}
+
+    def prepare(model: nn.Module) -> None:
+        model.layers[1].register_forward_hook(lambda _module, _given, made: kept.update(hidden=made))
+
+    def extra(_model: nn.Module) -> Tensor:
+        assert kept["hidden"].requires_grad
+        return 10 * kept["hidden"].square().mean()
+
+    def size(trained: nn.Module) -> float:
+        x = as_pixels(torch.tensor(some_images(48).images)).flatten(1)
+        return float(trained.layers[1](trained.layers[0](x).relu()).square().mean())
+
+    plain = train(TINY_MLP, PLAIN, some_images(48), tmp_path / "plain").last
+    small = train(TINY_MLP, PLAIN, some_images(48), tmp_path / "small", extra_loss=extra, prepare=prepare).last
+    assert size(small) < 0.5 * size(plain)
+    assert kept["hidden"].shape == (8, 16)
+
+
+def test_weight_decay_makes_weights_smaller(tmp_path: Path) -> None:
+    for optimizer, rate in (("sgd", 0.05), ("adamw", 1e-2)):
+        recipe = replace(PLAIN, optimizer=optimizer, learning_rate=rate)
+        runs = [
+            train(TINY_MLP, replace(recipe, weight_decay=decay), some_images(48), tmp_path / f"{optimizer}{decay}")
+            for decay in (0.0, 0.5)
+        ]
+        free, decayed = (run.last.layers[0].weight.norm() for run in runs)
+        assert decayed < 0.95 * free
+
+
+def test_too_few_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="11 images to train on; expected 12 at least"):
+        train(TINY_MLP, PLAIN, some_images(11), tmp_path)
+    with pytest.raises(ValueError, match="11 training images; one batch takes 12"):
+        train(TINY_MLP, replace(PLAIN, batch=12), some_images(12), tmp_path)
+
+
+def test_bytes_become_the_same_pixels_in_torch_as_in_numpy() -> None:
+    every = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
+    assert np.array_equal(as_pixels(torch.tensor(every)).numpy(), as_input(every))
+    floats = torch.rand(1, 1, 4, 4)
+    assert as_pixels(floats) is floats
+
+
+def crops(image: Tensor, shift: int) -> Iterator[Tensor]:
+    """Yield every crop of a padded image (channels, size, size), and its mirror image."""
+    size = image.shape[-1]
+    padded = nn.functional.pad(image, [shift] * 4)
+    for row in range(2 * shift + 1):
+        for column in range(2 * shift + 1):
+            crop = padded[:, row : row + size, column : column + size]
+            yield crop
+            yield crop.flip(2)
+
+
+def test_augmentation_is_a_crop_of_the_padded_image_or_its_mirror_image() -> None:
+    images = torch.rand(200, 3, 6, 6)
+    made = augment(images, Recipe(shift=2, erase=0.0), torch.Generator().manual_seed(0))
+    found = set()
+    for before, after in zip(images, made, strict=True):
+        matches = [number for number, crop in enumerate(crops(before, 2)) if torch.equal(crop, after)]
+        assert len(matches) == 1
+        found.update(matches)
+    assert len(found) == 50  # all 5 × 5 places, mirrored or not: each is missed by 200 draws in one of 57 cases
+
+
+def test_boxes_are_blanked_in_all_channels() -> None:
+    made = augment(torch.ones(64, 3, 20, 20), Recipe(shift=0, erase=1.0), torch.Generator().manual_seed(0))
+    assert torch.equal(made[:, :1].expand_as(made), made)
+    assert (made.amin(dim=(1, 2, 3)) == 0).all()
+    assert set(made.unique().tolist()) == {0.0, 1.0}
+
+
+def test_large_images_are_scored_a_few_at_a_time() -> None:
+    seen: list[int] = []
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return self.norm(x).mean((2, 3)).expand(-1, 2)
+
+    network = Counting()
+    large = torch.zeros(30, 1, 224, 224, dtype=torch.uint8)
+    assert accuracy(network, large, torch.zeros(30, dtype=torch.int64)) == 1.0
+    measure_norms(network, large)
+    assert seen == [10] * 6
+
+
+def run_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, object]:
+    arguments = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--threads", "1", "--epochs", "1"]
+    train_module.main([*more, *arguments])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_command_trains_on_cifar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cifar_examples.write_cifar10(tmp_path, binary=True, each=8)
+    sizes = ("--width", "0.0625", "--depth", "0.5", "--form", "cifar")
+    recipe = ("--batch", "16", "--weight-decay", "0.01", "--seed", "3", "--learning-rate", "0.02")
+    reached = run_command(tmp_path, capsys, "resnet18", "--dataset", "cifar10", *sizes, *recipe)
+    assert reached["classes"] == list(cifar_examples.TEN)
+    narrow = DeepResNetShape(32, 3, (4, 8, 16, 32), (1, 1, 1, 1), form="cifar", classes=10)
+    assert reached["shape"] == json.loads(json.dumps(vars(narrow)))
+    asked = replace(STANDARD["resnet18"].recipe, epochs=1, batch=16, weight_decay=0.01, seed=3, learning_rate=0.02)
+    assert reached["recipe"] == vars(asked)
+    graph = onnx.load(tmp_path / "out" / "resnet18.onnx").graph
+    assert [axis.dim_param or axis.dim_value for axis in graph.input[0].type.tensor_type.shape.dim] == [
+        "batch",
+        3,
+        32,
+        32,
+    ]
+
+
+def test_another_optimizer_has_a_rate_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cifar_examples.write_cifar100(tmp_path, binary=False, train=24)
+    monkeypatch.setattr(train_module, "export_network", lambda *_: None)
+    command = ("mlp", "--dataset", "cifar100", "--width", "0.02", "--depth", "0.4", "--batch", "8")
+    reached = run_command(tmp_path, capsys, *command, "--optimizer", "adamw")
+    assert (reached["recipe"]["optimizer"], reached["recipe"]["learning_rate"]) == ("adamw", 1e-3)
+    assert (reached["shape"]["width"], reached["shape"]["depth"], reached["shape"]["classes"]) == (10, 2, 100)
+    message = r"checkpoint\.pt was made with .*'optimizer': 'adamw'.*give another --out"
+    with pytest.raises(SystemExit, match=message):
+        run_command(tmp_path, capsys, *command, "--optimizer", "sgd")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ["vit-fashion", "--dataset", "cifar10"],
+            "vit-fashion has one size and is for fashion-mnist; leave out --dataset",
+        ),
+        (["resnet18", "--dataset", "cifar10", "--patch-size", "4"], "only transformers have patches"),
+        (["mlp", "--dataset", "cifar10", "--image-size", "16"], "cifar10 has images of one size"),
+        (["mlp", "--dataset", "folder"], "train: no such folder"),
+        (["mlp", "--dataset", "cifar100"], "no CIFAR-100 there"),
+        (["mlp", "--dataset", "cifar10"], "22 training images; one batch takes 128"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    cifar_examples.write_cifar10(tmp_path, binary=False)
+    with pytest.raises(SystemExit, match=rf"rankfold\.models\.train: .*{message}"):
+        run_command(tmp_path, capsys, *more)
+
+
+def test_networks_that_ship_keep_their_size(tmp_path: Path) -> None:
+    arguments = ["vit-fashion", "--data", str(tmp_path), "--out", str(tmp_path), "--width", "2", "--patch-size", "7"]
+    options = train_module._parser().parse_args(arguments)
+    with pytest.raises(ValueError, match="leave out --width, --patch-size, or choose one of resnet18, "):
+        train_module._asked(options, None)
