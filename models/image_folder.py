@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,8 @@ def _decoded(path: Path, image_size: int | None) -> NDArray[np.uint8]:
     except ImportError as error:
         raise ImportError("reading image files needs Pillow: pip install 'rankfold[images]'") from error
     try:
-        with Image.open(path) as file:
+        # Pillow warns of damaged notes in a file, which its pixels do not need; pixels that lack are an error.
+        with warnings.catch_warnings(action="ignore", category=UserWarning), Image.open(path) as file:
             image: Image.Image = file.convert("RGB")
     except (FileNotFoundError, PermissionError):
         raise

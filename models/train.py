@@ -66,7 +66,8 @@ def train(
         folder: Where checkpoints are kept; it is made.
         extra_loss: Gives a scalar that is added to the loss, at each step after the forward pass; give the same again
             to go on. Where it draws random numbers from torch's own generator, these are resumed as well.
-        prepare: Is called once with the network, before the first step: to put hooks on its layers, say.
+        prepare: Is called once with the network, before the first step: to put hooks on its layers, say, which stay
+            on what is returned as `last`.
         told: Is called after each epoch with the run and the epoch's seconds.
 
     Raises:

@@ -120,7 +120,9 @@ class Run:
             ValueError: There are fewer images than one batch.
         """
         if len(images) < self.recipe.batch:
-            raise ValueError(f"{len(images)} training images; one batch takes {self.recipe.batch}")
+            raise ValueError(
+                f"{len(images)} training images; one batch takes {self.recipe.batch}; set a smaller batch (--batch)"
+            )
         self.model.train()
         order = torch.randperm(len(images), generator=self.generator)
         batches = order[: len(order) // self.recipe.batch * self.recipe.batch].split(self.recipe.batch)

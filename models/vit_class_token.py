@@ -96,7 +96,7 @@ class ClassTokenViT(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         patches = self.patch_embed(image).flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
+        x = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.head(self.norm(x)[:, 0])
