@@ -23,7 +23,10 @@ ExtraLoss = Callable[[nn.Module], Tensor]
 
 def as_pixels(images: Tensor) -> Tensor:
     """Return images as networks take them: bytes become float32 in [0, 1], float32 stays."""
-    return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
+    if images.dtype != torch.uint8:
+        return images
+    # In the plain layout: numpy gives an axis of one channel strides by which torch chooses other kernels.
+    return images.to(torch.float32, memory_format=torch.contiguous_format) / 255
 
 
 def _at_once(images: Tensor) -> int:
