@@ -23,6 +23,8 @@ def read(name: Name, folder: Path, *, image_size: int | None = None) -> Splits:
         OSError: A file is missing or cannot be read.
         ValueError: A file is not what it should be, or the splits do not fit each other.
     """
+    if name not in NAMES:
+        raise ValueError(f"no set {name!r}; expected one of {', '.join(NAMES)}")
     if image_size is not None and name != "folder":
         raise ValueError(f"{name} has images of one size; image_size (--image-size) is for a folder of images")
     splits = Splits(*(_split(name, folder, split, image_size) for split in ("train", "test")))

@@ -25,6 +25,8 @@ def read(folder: Path, *, image_size: int | None = None) -> LabelledImages:
         OSError: A folder or file is missing or cannot be read.
         ValueError: There are no classes, a class without images, a damaged image, or one of another size.
     """
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size is {image_size}, expected 1 at least")
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise ValueError(f"{folder}: no sub-folders; expected one per class, with its images inside")

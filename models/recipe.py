@@ -50,6 +50,14 @@ class Recipe:
     momentum: float = 0.9
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 at least")
+        for name in ("learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a number from 0 on")
+
 
 def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
     """Return images (batch, channels, size, size) flipped at random, shifted, and some with a box blanked.

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 Form = Literal["cifar", "imagenet"]
 # In the layout that trains fastest, channels last, torch 2.13 on CPUs (oneDNN) writes past its buffer where it computes
-# the weight gradient of a strided 1×1 convolution of fewer channels than a vector register has float32 lanes: seen for 1
-# to 6 channels with the 8 lanes of AVX2; AVX-512 has 16. The default layout is safe.
+# the weight gradient of a strided 1×1 convolution of fewer channels than a vector register has float32 lanes: seen for
+# 1 to 6 channels with the 8 lanes of AVX2; AVX-512 has 16. The default layout is safe.
 _LANES = 16
 _EXPANSION = 4  # of a bottleneck: it gives four times the channels of its 3×3 convolution
 

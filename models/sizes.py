@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from rankfold.models.mlp import MLPShape
@@ -70,7 +71,7 @@ def sized(shape: StandardShape, sizes: Sizes) -> StandardShape:
 def _check(shape: StandardShape, sizes: Sizes) -> None:
     for name in ("image_size", "in_channels", "classes", "width", "depth", "patch_size"):
         value = getattr(sizes, name)
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}, expected a positive number")
     convolves = isinstance(shape, DeepResNetShape | VGGShape)
     if sizes.form is not None and not convolves:

@@ -121,7 +121,7 @@ def train_network(splits: Splits, folder: Path, reference: Reference, *, threads
 
 def _shuffled(images: LabelledImages, seed: int) -> tuple[Tensor, Tensor]:
     order = np.random.default_rng(seed).permutation(len(images.labels))
-    return torch.from_numpy(images.images[order]), torch.from_numpy(images.labels[order])
+    return torch.from_numpy(images.images[order]), torch.from_numpy(images.labels[order].astype(np.int64))
 
 
 def _write_whole(text: str, path: Path) -> None:

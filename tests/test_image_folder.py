@@ -103,6 +103,10 @@ def test_sets_are_read_by_name(tmp_path: Path) -> None:
     assert len(datasets.read("cifar10", tmp_path / "ten").train.labels) == 20
     assert len(datasets.read("cifar100", tmp_path / "hundred").test.classes) == 100
     assert datasets.read("folder", tmp_path / "folder", image_size=4).train.image_size == 4
+    with pytest.raises(ValueError, match="no set 'mnist'; expected one of fashion-mnist, cifar10, cifar100, folder"):
+        datasets.read("mnist", tmp_path)
+    with pytest.raises(ValueError, match="image_size is 0, expected 1 at least"):
+        datasets.read("folder", tmp_path / "folder", image_size=0)
     with pytest.raises(ValueError, match="cifar10 has images of one size"):
         datasets.read("cifar10", tmp_path / "ten", image_size=16)
 

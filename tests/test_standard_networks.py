@@ -191,6 +191,7 @@ def test_sizes_are_factors_of_the_published_ones() -> None:
     [
         ("resnet18", Sizes(width=0.0), "width is 0.0, expected a positive number"),
         ("resnet18", Sizes(depth=float("nan")), "depth is nan"),
+        ("resnet18", Sizes(width=float("inf")), "width is inf"),
         ("mlp", Sizes(classes=-1), "classes is -1"),
         ("mlp", Sizes(form="cifar"), "only ResNets and VGG have forms"),
         ("resnet50", Sizes(patch_size=8), "only transformers have patches"),
@@ -215,6 +216,12 @@ def test_a_new_deep_resnet_block_is_its_shortcut() -> None:
     network = build(DeepResNetShape(32, 3, (4, 8), (2, 1), bottleneck=True, form="cifar", classes=2))
     x = torch.rand(2, 16, 5, 5)
     assert torch.equal(network.layer1[1](x), x)
+
+
+def test_narrow_resnets_keep_the_layout_that_is_safe() -> None:
+    for widths, last in (((8, 16), False), ((16, 32), True)):
+        network = build(DeepResNetShape(32, 3, widths, (1, 1), form="cifar", classes=2))
+        assert network.layer2[0].conv1.weight.is_contiguous(memory_format=torch.channels_last) is last
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])

@@ -266,6 +266,11 @@ def test_another_optimizer_has_a_rate_of_its_own(
         ),
         (["resnet18", "--dataset", "cifar10", "--patch-size", "4"], "only transformers have patches"),
         (["mlp", "--dataset", "cifar10", "--image-size", "16"], "cifar10 has images of one size"),
+        (["mlp", "--dataset", "cifar10", "--batch", "0"], "batch is 0, expected 1 at least"),
+        (
+            ["mlp", "--dataset", "cifar10", "--weight-decay", "-1"],
+            r"weight_decay is -1\.0, expected a number from 0 on",
+        ),
         (["mlp", "--dataset", "folder"], "train: no such folder"),
         (["mlp", "--dataset", "cifar100"], "no CIFAR-100 there"),
         (["mlp", "--dataset", "cifar10"], "19 training images; one batch takes 128; set a smaller batch"),
