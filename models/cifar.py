@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +107,11 @@ def _found(folder: Path, layout: _Layout, split: str) -> tuple[Path, bool]:
 def _pickled_names(place: Path, layout: _Layout) -> tuple[str, ...]:
     name, key = layout.names
     found = array_pickle.load(place / name).get(key)
-    names = [line.decode("utf-8", "replace") for line in found if isinstance(line, bytes)] if _is_list(found) else []
+    names = (
+        [line.decode("utf-8", "replace") for line in found if isinstance(line, bytes)]
+        if isinstance(found, list)
+        else []
+    )
     return _checked_names(place / name, names, layout)
 
 
@@ -130,7 +134,7 @@ def _pickled_part(path: Path, layout: _Layout) -> _Part:
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
         found = pixels.shape if isinstance(pixels, np.ndarray) else type(pixels).__name__
         raise ValueError(f"{path}: 'data' is {found}, expected rows of {_PIXELS:,} bytes; fetch it again")
-    if not _is_list(numbers) or not all(type(number) is int and abs(number) < 1 << 31 for number in numbers):
+    if not isinstance(numbers, list) or not all(type(number) is int and abs(number) < 1 << 31 for number in numbers):
         raise ValueError(f"{path}: {layout.labels!r} is no list of class numbers; is it {layout.title}?")
     if len(numbers) != len(pixels):
         raise ValueError(f"{path}: {len(pixels)} images but {len(numbers)} labels; fetch it again")
@@ -155,7 +159,3 @@ def _check_even(paths: list[Path], parts: list[_Part]) -> None:
     for path, count in zip(paths, counts, strict=True):
         if count != max(counts):
             raise ValueError(f"{path}: {count:,} images, the others have {max(counts):,}; fetch it again")
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)

@@ -26,9 +26,10 @@ class MLP(nn.Module):
     def __init__(self, shape: MLPShape) -> None:
         super().__init__()
         extents = [shape.in_channels * shape.image_size**2] + [shape.width] * shape.depth
-        self.layers = nn.ModuleList(nn.Linear(given, made) for given, made in pairwise(extents))
+        layers = [nn.Linear(given, made) for given, made in pairwise(extents)]
+        self.layers = nn.ModuleList(layers)
         self.head = nn.Linear(extents[-1], shape.classes)
-        for layer in (*self.layers, self.head):
+        for layer in (*layers, self.head):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 

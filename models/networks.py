@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from torch import nn
 
@@ -17,10 +18,11 @@ from rankfold.models.vit_class_token import ClassTokenViT, ClassTokenViTShape
 
 StandardShape = DeepResNetShape | VGGShape | ClassTokenViTShape | MLPShape
 Shape = ViTShape | ResNetShape | StandardShape
+_Shape_co = TypeVar("_Shape_co", bound=Shape, covariant=True)
 
 
 @dataclass(frozen=True)
-class Reference:
+class Reference(Generic[_Shape_co]):
     """A network with its recipe.
 
     Attributes:
@@ -28,13 +30,13 @@ class Reference:
         file: The name of its ONNX file.
     """
 
-    shape: Shape
+    shape: _Shape_co
     recipe: Recipe
     file: str
 
 
 # Those that ship, each of one size and for Fashion-MNIST.
-REFERENCES = {
+REFERENCES: dict[str, Reference[ViTShape | ResNetShape]] = {
     "vit-fashion": Reference(ViTShape(), Recipe(), demo.MODEL_FILE),
     "resnet-fashion": Reference(
         ResNetShape(), Recipe(epochs=24, learning_rate=3e-3, weight_decay=0.05, drop_path=0.0), demo.RESNET_FILE
@@ -60,7 +62,7 @@ _TRANSFORMERS = Recipe(
 )
 
 # Those of the literature, in the published sizes; `rankfold.models.sizes.sized` gives them others.
-STANDARD = {
+STANDARD: dict[str, Reference[StandardShape]] = {
     "resnet18": Reference(DeepResNetShape(), _CONVOLUTIONS, "resnet18.onnx"),
     "resnet50": Reference(DeepResNetShape(depths=(3, 4, 6, 3), bottleneck=True), _CONVOLUTIONS, "resnet50.onnx"),
     "vgg19_bn": Reference(VGGShape(), _CONVOLUTIONS, "vgg19_bn.onnx"),

@@ -14,14 +14,14 @@ import torch
 
 from rankfold.models import demo, fashion_mnist
 from rankfold.models.export import export_network
-from rankfold.models.networks import REFERENCES, Reference, build
+from rankfold.models.networks import REFERENCES, Reference, Shape, build
 
 CALIBRATION_IMAGES = 512
 TEST_IMAGES = 1000
 SEED = 0
 
 
-def pack(reference: Reference, data: Path, weights: Path, folder: Path) -> None:
+def pack(reference: Reference[Shape], data: Path, weights: Path, folder: Path) -> None:
     """Write the network of `weights` as ONNX, and the calibration and test images of all networks, into `folder`.
 
     The calibration images are a seeded draw from the training split, in file order; the test images are the first of

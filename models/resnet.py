@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from rankfold.models.layout import lay_out
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,6 @@ class NormedConv(nn.Conv2d):
         super().__init__(channels, width, kernel, stride=stride, padding=kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(width)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
-        self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)  # trains fastest on CPUs
 
     def forward(self, x: Tensor) -> Tensor:
         normed: Tensor = self.norm(super().forward(x))
@@ -64,6 +64,7 @@ class ResNet(nn.Module):
             )
         )
         self.head = nn.Linear(shape.widths[-1], shape.classes)
+        lay_out(self)
 
     def forward(self, image: Tensor) -> Tensor:
         x = functional.relu(self.stem(image))

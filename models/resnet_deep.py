@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankfold.models.layout import lay_out
+
 Form = Literal["cifar", "imagenet"]
-# In the layout that trains fastest, channels last, torch 2.13 on CPUs (oneDNN) writes past its buffer where it computes
-# the weight gradient of a strided 1×1 convolution of fewer channels than a vector register has float32 lanes: seen for
-# 1 to 6 channels with the 8 lanes of AVX2; AVX-512 has 16. The default layout is safe.
-_LANES = 16
 _EXPANSION = 4  # of a bottleneck: it gives four times the channels of its 3×3 convolution
 
 
@@ -87,7 +84,7 @@ class DeepResNet(nn.Module):
         self.conv1 = _conv(shape.in_channels, first, kernel=3 if small else 7, stride=1 if small else 2)
         self.bn1 = nn.BatchNorm2d(first)
         self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
-        block = Bottleneck if shape.bottleneck else BasicBlock
+        block: type[Bottleneck | BasicBlock] = Bottleneck if shape.bottleneck else BasicBlock
         given = (first, *(block.expansion * width for width in shape.widths))
         self.stages = len(shape.widths)
         for number, (channels, blocks) in enumerate(zip(pairwise(given), shape.depths, strict=True), start=1):
@@ -97,8 +94,7 @@ class DeepResNet(nn.Module):
             layers = [block(inner, width, stride=stride) for inner, stride in zip(inputs, strides, strict=True)]
             self.add_module(f"layer{number}", nn.Sequential(*layers))
         self.fc = nn.Linear(given[-1], shape.classes)
-        if min(shape.widths) >= _LANES:
-            self.to(memory_format=torch.channels_last)  # trains fastest on CPUs
+        lay_out(self)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.maxpool(functional.relu(self.bn1(self.conv1(image))))

@@ -94,7 +94,7 @@ def train(
     return Trained(best.eval(), run.model.eval(), run.best_epoch, run.best, tuple(run.history))
 
 
-def train_network(splits: Splits, folder: Path, reference: Reference, *, threads: int) -> dict[str, Any]:
+def train_network(splits: Splits, folder: Path, reference: Reference[Shape], *, threads: int) -> dict[str, Any]:
     """Train a network, write it as ONNX and what it reached as JSON into `folder`, and return the latter.
 
     Progress goes to stderr; the test split is scored once, last.
@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _asked(options: argparse.Namespace, splits: Splits) -> Reference:
+def _asked(options: argparse.Namespace, splits: Splits) -> Reference[Shape]:
     """Return the network of a command line, in the size of its images, and its recipe."""
     if options.network in REFERENCES:
         return _as_shipped(options)
@@ -168,7 +168,7 @@ def _asked(options: argparse.Namespace, splits: Splits) -> Reference:
     return replace(standard, shape=sized(standard.shape, sizes), recipe=_recipe(standard.recipe, options))
 
 
-def _as_shipped(options: argparse.Namespace) -> Reference:
+def _as_shipped(options: argparse.Namespace) -> Reference[Shape]:
     other = [f"--{name.replace('_', '-')}" for name in _given(options, _SIZES)]
     if other or options.dataset != datasets.NAMES[0]:
         raise ValueError(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Form = Literal["cifar", "imagenet"]
+from rankfold.models.layout import lay_out
+from rankfold.models.resnet_deep import Form
+
 _EXTENT = 7  # of the features that the `imagenet` head reads: 224 pixels halved five times
 
 
@@ -43,11 +43,11 @@ class VGG(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        self.to(memory_format=torch.channels_last)  # trains fastest on CPUs
+        lay_out(self)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.features(image)
