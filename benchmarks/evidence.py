@@ -93,7 +93,7 @@ def _mean_absolute(model: Model, scan: Scan, data: Path, options: Options) -> di
     addition.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in known)
     session = open_session(model.path, addition=addition.SerializeToString())
     sums: dict[Request, tuple[FloatArray, float]] = {}
-    for feed in _calibration_batches(model, data, options):
+    for feed in calibration_batches(model, data, options):
         wanted = [name for name in tensors if name not in inputs]
         values = feed | dict(zip(wanted, session.run(wanted, feed), strict=True))
         for request in requests:
@@ -113,7 +113,7 @@ def counted_rows(
     return turned.reshape(-1, turned.shape[-1])
 
 
-def _calibration_batches(model: Model, data: Path, options: Options) -> Iterator[Feed]:
+def calibration_batches(model: Model, data: Path, options: Options) -> Iterator[Feed]:
     """Yield the batches that a capture sums."""
     with tempfile.TemporaryDirectory() as folder:
         _, reading = open_reading(data, input_specs(model), Path(folder) / "held_out.npz")
