@@ -159,10 +159,10 @@ def test_a_pickle_cut_or_spoilt_anywhere_is_refused_or_read(tmp_path: Path) -> N
         with pytest.raises(ValueError, match="x: "):
             array_pickle.load(path)
     random, done = np.random.default_rng(0), 0
-    for place, value in zip(random.integers(0, len(whole), 2000), random.integers(0, 256, 2000), strict=True):
+    for place, value in zip(random.integers(0, len(whole), 600), random.integers(0, 256, 600), strict=True):
         path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
         try:
             done += isinstance(array_pickle.load(path), dict)
         except ValueError as error:
             assert str(error).startswith(f"{path}: ")  # noqa: PT017  # some are read
-    assert 0 < done < 2000
+    assert 0 < done < 600
