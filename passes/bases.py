@@ -11,7 +11,7 @@ from rankfold.passes.model_file import Model
 from rankfold.passes.side_moments import side_moments
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
-from rankfold.passes.spectrum import Spectrum, lost_energy, measured_tails, spectrum, stacked
+from rankfold.passes.spectrum import Spectrum, lost_energy, measured_tails, spectrum, spectrum_by_loss, stacked
 from rankfold.values import FloatArray, Moments, Request
 
 # A site without bias gains an Add only where centring takes away at least this share of the lost energy; the Add is
@@ -19,8 +19,16 @@ from rankfold.values import FloatArray, Moments, Request
 _ADD_PAYS = 0.05
 
 
-def site_basis(model: Model, scan: Scan, site: Site, collected: Mapping[Request, Moments]) -> Spectrum:
+def site_basis(
+    model: Model, scan: Scan, site: Site, collected: Mapping[Request, Moments], *, metric: FloatArray | None = None
+) -> Spectrum:
     """Return a site's basis, centred where its bias can take up the mean and that pays.
+
+    Args:
+        model, scan, site: The original, its sites, and the one that is meant.
+        collected: Moments of the calibration rows.
+        metric: What the model's output makes of an error, in the coordinates of the weight's row space, (k, k),
+            k = min(in, out); None where all errors count alike. Stacks of matrices take none.
 
     Raises:
         ModelError: The weight holds NaN or infinity.
@@ -30,13 +38,19 @@ def site_basis(model: Model, scan: Scan, site: Site, collected: Mapping[Request,
         parts = (side_moments(model, scan.index, site, collected, block=number) for number in range(site.blocks))
         return stacked([spectrum(part, seen, centred=False) for part, seen in zip(weight, parts, strict=True)])
     moments = side_moments(model, scan.index, site, collected)
+
+    def basis(*, centred: bool) -> Spectrum:
+        if metric is None:
+            return spectrum(weight, moments, centred=centred)
+        return spectrum_by_loss(weight, moments, metric, centred=centred)
+
     ways = {use.centred for use in site.uses}
     if "never" in ways:
-        return spectrum(weight, moments, centred=False)
-    centred = spectrum(weight, moments, centred=True)
+        return basis(centred=False)
+    centred = basis(centred=True)
     if "add" not in ways:
         return centred
-    plain = spectrum(weight, moments, centred=False)
+    plain = basis(centred=False)
     return centred if _lost(centred, site) < (1 - _ADD_PAYS) * _lost(plain, site) else plain
 
 

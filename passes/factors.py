@@ -58,7 +58,7 @@ class Factors:
 def factorise(
     weight: FloatArray, basis: Spectrum, rank: int, *, dtype: DTypeLike, pivots: Pivots | None = None
 ) -> Factors:
-    """Return `down = W V_r`, `up = V_rᵀ`, and the shifts `E[x W] (I - V_r V_rᵀ)`.
+    """Return `down = W D_r`, `up = V_rᵀ`, and the shifts `E[x W] (I - D_r V_rᵀ)`; `D` are the duals of `V`, or `V`.
 
     Args:
         weight: `W`, (in, out) float64, or (blocks, in, out).
@@ -67,27 +67,27 @@ def factorise(
         dtype: What the factors are narrowed to.
         pivots: Of that rank, for the pivoted form.
     """
-    kept = basis.vectors[..., :rank]
-    shifts = tuple(mean - kept @ (kept.T @ mean) for mean in basis.means) if basis.centred else None
+    kept, duals = basis.vectors[..., :rank], basis.duals[..., :rank]
+    shifts = tuple(mean - kept @ (duals.T @ mean) for mean in basis.means) if basis.centred else None
+    exact = weight @ duals
     if pivots is not None:
-        down, up = _pivoted(weight, kept, pivots)
+        down, up = _pivoted(exact, kept, pivots)
         return Factors(np.ascontiguousarray(down.astype(dtype)), np.ascontiguousarray(up.astype(dtype)), shifts, pivots)
-    exact = weight @ kept
     scale = _balance(exact) if np.dtype(dtype) == np.float16 else 1.0
     down, up = (exact / scale).astype(dtype), np.ascontiguousarray(kept.swapaxes(-1, -2) * scale).astype(dtype)
     return Factors(np.ascontiguousarray(down), up, shifts)
 
 
-def _pivoted(weight: FloatArray, kept: FloatArray, pivots: Pivots) -> tuple[FloatArray, FloatArray]:
-    """Return the two factors of `W V Vᵀ` without the identity.
+def _pivoted(exact: FloatArray, kept: FloatArray, pivots: Pivots) -> tuple[FloatArray, FloatArray]:
+    """Return the two factors of `exact keptᵀ` without the identity.
 
-    Solved are systems of orthonormal columns' rows, not of `W V`'s own: a weight that hardly reaches some of its
+    Solved are systems of orthonormal columns' rows, not of `exact`'s own: a weight that hardly reaches some of its
     directions makes those no worse.
     """
     chosen, others = pivots.chosen, pivots.others
-    exact = weight @ kept
     if pivots.side == "output":
-        return exact @ kept[chosen].T, linalg.solve(kept[chosen].T, kept[others].T)
+        span = orthonormal(kept)
+        return exact @ kept[chosen].T, linalg.solve(span[chosen].T, span[others].T)
     span = orthonormal(exact)
     return linalg.solve(span[chosen].T, span[others].T).T, exact[chosen] @ kept.T
 

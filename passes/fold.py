@@ -138,8 +138,9 @@ class _Job:
 
     def choose_pivots(self, site: Site) -> Pivots:
         """Return the pivots of a site at its rank."""
-        kept = self.basis(site).vectors[:, : self.ranks[site.name]]
-        return choose_pivots(finite_weight(self.model, self.scan, site), kept, site.pivots)
+        basis, rank = self.basis(site), self.ranks[site.name]
+        down = finite_weight(self.model, self.scan, site) @ basis.duals[:, :rank]
+        return choose_pivots(down, basis.vectors[:, :rank], site.pivots)
 
     def fold_site(self, view: View, site: Site, factors: Factors) -> tuple[FoldedPair, list[gs.Constant]]:
         """Fold one site in a view; return what to record of it and the constants it brought."""

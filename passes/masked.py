@@ -106,13 +106,13 @@ class _Means:
         dtype = helper.tensor_dtype_to_np_dtype(site.weight.onnx_type)
         for number in range(len(site.uses)):
             if basis.centred:
-                yield (basis.means[number] @ basis.vectors).astype(dtype)
+                yield (basis.means[number] @ basis.duals).astype(dtype)
             else:
                 yield np.zeros(basis.vectors.shape[-1], dtype)
 
 
 def _outline(basis: Spectrum) -> Spectrum:
-    return replace(basis, vectors=np.empty((*basis.vectors.shape[:-1], 0)))
+    return basis.without_vectors
 
 
 def _with_masks(made: Rewritten, pairs: list[tuple[FoldedPair, Site]], means: _Means) -> Masked:

@@ -125,6 +125,11 @@ def numeric_outputs(model: Model) -> tuple[str, ...]:
     return tuple(value.name for value in model.proto.graph.output if _is_numeric(value))
 
 
+def outside_weights(model: Model) -> dict[str, NDArray[np.generic]]:
+    """Return the initializers whose numbers a model's proto only refers to, by name."""
+    return {tensor.name: model.tensor(tensor) for tensor in model.proto.graph.initializer if uses_external_data(tensor)}
+
+
 def _is_numeric(value: onnx.ValueInfoProto) -> bool:
     kind = value.type.WhichOneof("value")
     return kind is None or (kind == "tensor_type" and value.type.tensor_type.elem_type != TensorProto.STRING)

@@ -84,7 +84,7 @@ def pivot_sides(index: GraphIndex, site: Site, *, opset: int) -> tuple[Side, ...
     return (*sides, "input") if site.out_features < site.in_features else ("input", *sides)
 
 
-def choose_pivots(weight: FloatArray, kept: FloatArray, sides: Sequence[Side]) -> Pivots:
+def choose_pivots(down: FloatArray, up: FloatArray, sides: Sequence[Side]) -> Pivots:
     """Return the first or the last features of a side as pivots, or those of a pivoted QR where all amplify too much.
 
     The first and the last need no index in the graph; a Gather along the features takes longer than a whole product.
@@ -92,18 +92,18 @@ def choose_pivots(weight: FloatArray, kept: FloatArray, sides: Sequence[Side]) -
     too much at 19 of 288 ranks, and an end of the other side served at all of these.
 
     Args:
-        weight: `W`, (in, out) float64.
-        kept: The directions that are kept, orthonormal columns (out, rank).
+        down: What a pair's first factor is, (in, rank) float64.
+        up: Its second factor's transpose, (out, rank).
         sides: Whose features to choose from, the preferred first; at least one.
     """
     for side in sides:
-        carriers = _carriers(weight, kept, side)
+        carriers = orthonormal(up if side == "output" else down)
         features, rank = carriers.shape
         ends = (np.arange(rank), np.arange(features - rank, features))
         growth, end = min((_growth(carriers[chosen]), end) for end, chosen in enumerate(ends))
         if growth <= LARGEST_GROWTH:
             return _pivots(side, ends[end], features, growth)
-    carriers = _carriers(weight, kept, sides[0])
+    carriers = orthonormal(up if sides[0] == "output" else down)
     features, rank = carriers.shape
     _, order = linalg.qr(carriers.T, mode="r", pivoting=True)
     chosen = np.sort(order[:rank])
@@ -113,11 +113,6 @@ def choose_pivots(weight: FloatArray, kept: FloatArray, sides: Sequence[Side]) -
 def orthonormal(matrix: FloatArray) -> FloatArray:
     """Return orthonormal columns that span those of a matrix; where these are dependent, more than that."""
     return np.asarray(linalg.qr(matrix, mode="economic")[0])
-
-
-def _carriers(weight: FloatArray, kept: FloatArray, side: Side) -> FloatArray:
-    """Return one row per feature of a side, (features, rank), orthonormal columns: pivots are independent rows."""
-    return kept if side == "output" else orthonormal(weight @ kept)
 
 
 def _pivots(side: Side, chosen: NDArray[np.int64], features: int, growth: float) -> Pivots:

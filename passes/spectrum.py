@@ -3,12 +3,15 @@
 `min rank(W') ≤ r of E‖x (W - W')‖²` is solved by `W' = W V_r V_rᵀ` with `V_r` the top-r eigenvectors of
 `S = Wᵀ C W`, and what it loses is the sum of the discarded eigenvalues (Eckart-Young on `C^½ W`). Centred, `C` is the
 covariance and the bias takes up the mean: `b' = b + (E[y] - b)(I - V_r V_rᵀ)`.
+
+With a metric `G` of what the model's output makes of an error there, `E[(x (W - W')) G (x (W - W'))ᵀ]` is least for
+`W' = W G^½ V_r V_rᵀ G^-½`, `V_r` the top-r eigenvectors of `G^½ S G^½`: the same problem in other coordinates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg
@@ -23,6 +26,9 @@ FEW_ROWS = 1  # rows per feature below which the second moment is rank-deficient
 _FLOOR = 1e-13
 # Sums of one batch are made in float32; eigenvalues below about d · 6e-8 · the largest are its rounding.
 FLOAT32_NOISE = 6e-8
+# Added to a metric's eigenvalues, as a share of their mean: gradients of few samples leave directions unseen that
+# matter on others. On a supervised ViT less was better and on a self-supervised one more (`benchmarks.bases`).
+METRIC_DAMPING = 0.1
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,14 @@ class Spectrum:
     Attributes:
         values: Energy per direction, ≥ 0, (k,), k = min(in, out); about the mean where centred. Falling, but where
             damping put directions in another order.
-        vectors: Orthonormal columns `V`, (out, k), each with its largest component positive; (blocks, out, k) for a
-            stack of matrices.
+        vectors: Columns `V`, (out, k): `z` becomes `z duals_r V_rᵀ`. Orthonormal without a metric, each with its
+            largest component positive; (blocks, out, k) for a stack of matrices.
         means: E[x W] of each use, (out,); zeros where not centred.
         centred: Whether the mean was taken out.
         damping: λ added to the input's second moment; 0 where rows sufficed.
         rows: Number of calibration rows.
+        skew: Under a metric, the columns that read the outputs' coordinates along `vectors`, (out, k); None where
+            these are `vectors` themselves.
     """
 
     values: FloatArray
@@ -46,10 +54,22 @@ class Spectrum:
     centred: bool
     damping: float
     rows: float
+    skew: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        for array in (self.values, self.vectors, *self.means):
+        for array in (self.values, self.vectors, *self.means, *([] if self.skew is None else [self.skew])):
             read_only(array)
+
+    @property
+    def duals(self) -> FloatArray:
+        """Return the columns that read the coordinates along `vectors`, (out, k); `vectorsᵀ duals` is the identity."""
+        return self.vectors if self.skew is None else self.skew
+
+    @property
+    def without_vectors(self) -> Spectrum:
+        """Return what is known of the basis but its vectors."""
+        empty = np.empty((*self.vectors.shape[:-1], 0))
+        return replace(self, vectors=empty, skew=None if self.skew is None else empty.copy())
 
     @property
     def energy(self) -> float:
@@ -101,6 +121,50 @@ def spectrum(weight: FloatArray, moments: SideMoments, *, centred: bool) -> Spec
     )
 
 
+def spectrum_by_loss(weight: FloatArray, moments: SideMoments, metric: FloatArray, *, centred: bool) -> Spectrum:
+    """Return the basis of one site in which an error counts by what the model's output makes of it.
+
+    Args:
+        weight: `W`, (in, out).
+        moments: Of its calibration rows.
+        metric: `G`, in the coordinates of `row_space(weight)`, (k, k), k = min(in, out); its scale does not matter.
+        centred: Whether the mean is taken out, to be made up for by the bias.
+    """
+    rows, root, inverse = _roots(weight, metric)
+    turned = weight @ rows @ root
+    found = spectrum(turned, _seen_through(moments, rows @ root), centred=centred)
+    means = moments.product_means(weight)
+    return replace(
+        found,
+        vectors=rows @ inverse @ found.vectors,
+        skew=rows @ root @ found.vectors,
+        means=means if centred else tuple(np.zeros_like(mean) for mean in means),
+    )
+
+
+def row_space(weight: FloatArray) -> FloatArray:
+    """Return orthonormal columns that span all outputs `x W`, (out, k), k = min(in, out); the identity if k = out."""
+    if weight.shape[0] >= weight.shape[1]:
+        return np.eye(weight.shape[1])
+    return np.asarray(linalg.qr(weight.T, mode="economic")[0])
+
+
+def _roots(weight: FloatArray, metric: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the row space, and the damped metric's root and inverse root, scaled to eigenvalues of mean 1."""
+    values, vectors = linalg.eigh(metric)
+    values = np.maximum(values, 0.0) / max(float(values.mean()), np.finfo(float).tiny) + METRIC_DAMPING
+    root, inverse = ((vectors * values**power) @ vectors.T for power in (0.5, -0.5))
+    return row_space(weight), root, inverse
+
+
+def _seen_through(moments: SideMoments, turn: FloatArray) -> SideMoments:
+    """Return moments of rows `z` as those of `z turn`; inputs stay what they are."""
+    if moments.of_input:
+        return moments
+    means = tuple(mean @ turn for mean in moments.means)
+    return replace(moments, means=means, second=turn.T @ moments.second @ turn)
+
+
 def stacked(parts: Sequence[Spectrum]) -> Spectrum:
     """Return the bases of stacked matrices as one: each keeps its own directions, and all keep as many."""
     return Spectrum(
@@ -119,16 +183,27 @@ def measured_tails(weight: FloatArray, basis: Spectrum, calibration: SideMoments
     The energy is taken about the calibration's mean where the basis is centred, since that is what the bias makes up
     for. Shape (k + 1,).
     """
-    lost, whole = lost_energy(weight, basis.vectors, calibration.means if basis.centred else None, other)
+    means = calibration.means if basis.centred else None
+    lost, whole = lost_energy(weight, basis.duals, means, other, complete=basis.skew is not None)
     return np.clip(lost / whole, 0.0, None) if whole > 0 else np.zeros_like(lost)
 
 
 def lost_energy(
-    weight: FloatArray, vectors: FloatArray, means: tuple[FloatArray, ...] | None, other: SideMoments
+    weight: FloatArray,
+    vectors: FloatArray,
+    means: tuple[FloatArray, ...] | None,
+    other: SideMoments,
+    *,
+    complete: bool = False,
 ) -> tuple[FloatArray, float]:
-    """Return the output energy that each rank 0..k loses, (k + 1,), and the whole, about `means` or about zero."""
+    """Return the output energy that each rank 0..k loses, (k + 1,), and the whole, about `means` or about zero.
+
+    Where the columns are `complete`, all energy lies along them, as it does in a metric.
+    """
     matrix = other.second if means is None else about(other, means)
     carried = _carried(weight, vectors, matrix, of_input=other.of_input)
+    if complete:
+        return np.append(np.cumsum(carried[::-1])[::-1], 0.0), float(carried.sum())
     whole = float(np.einsum("ij,ij->", weight, matrix @ weight) if other.of_input else np.trace(matrix))
     return whole - np.concatenate([[0.0], np.cumsum(carried)]), whole
 

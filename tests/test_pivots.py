@@ -37,7 +37,7 @@ def basis_of(weight: Matrix) -> Spectrum:
 
 def pivoted(weight: Matrix, rank: int, side: Side, dtype: type = np.float64) -> Factors:
     basis = basis_of(weight)
-    pivots = choose_pivots(weight, basis.vectors[:, :rank], (side,))
+    pivots = choose_pivots(weight @ basis.vectors[:, :rank], basis.vectors[:, :rank], (side,))
     return factorise(weight, basis, rank, dtype=dtype, pivots=pivots)
 
 
@@ -73,7 +73,8 @@ def test_the_pivoted_form_is_the_pair_in_fewer_numbers(case: tuple[Matrix, int],
 @given(weights(), which)
 def test_pivots_are_a_basis_of_the_features_and_amplify_little(case: tuple[Matrix, int], side: Side) -> None:
     weight, rank = case
-    pivots = choose_pivots(weight, basis_of(weight).vectors[:, :rank], (side,))
+    kept = basis_of(weight).vectors[:, :rank]
+    pivots = choose_pivots(weight @ kept, kept, (side,))
     features = weight.shape[side == "output"]
     assert sorted([*pivots.chosen, *pivots.others]) == list(range(features))
     np.testing.assert_array_equal(np.concatenate([pivots.chosen, pivots.others])[pivots.order], np.arange(features))
@@ -88,11 +89,13 @@ def test_the_better_of_both_ends_is_taken_and_others_where_neither_serves(side: 
         weight = gaussian(12, 12, seed=4).astype(np.float64)
         (weight.T if side == "output" else weight)[list(dead)] = 0
         kept = basis_of(weight).vectors[:, :5]
-        pivots = choose_pivots(weight, kept, (side,))
+        pivots = choose_pivots(weight @ kept, kept, (side,))
         assert pivots.place == place
         assert set(pivots.chosen).isdisjoint(dead)
         other: Side = "input" if side == "output" else "output"
-        either = choose_pivots(weight, kept, (side, other))  # an end of the other side before a Gather on this one
+        either = choose_pivots(
+            weight @ kept, kept, (side, other)
+        )  # an end of the other side before a Gather on this one
         assert either.side == (other if place == "among" else side)
         assert either.place != "among"
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from onnx_examples import build, gaussian, low_rank_rows, save
+from search_examples import LAYERS, WIDTH, chain_data, uneven_chain
 
 from rankfold.choose import MOST_ROUNDS, Study
 from rankfold.errors import CalibrationDataError, OptionsError
@@ -17,30 +16,16 @@ from rankfold.pipeline import Options, Result, compress
 from rankfold.search import within_region
 
 QUICK = Options(latency_rounds=0)
-LAYERS = 4
-WIDTH = 48
 
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chain of layers of unequal weight in the output: each adds to what the next ones read, by another factor."""
-    nodes = "".join(
-        f"[fc{n}] m{n} = MatMul(x{n}, w{n})\n t{n} = Tanh(m{n})\n s{n} = Mul(t{n}, c{n})\n x{n + 1} = Add(x{n}, s{n})\n"
-        for n in range(LAYERS)
-    )
-    body = f"g (float[batch,{WIDTH}] x0) => (float[batch,{WIDTH}] x{LAYERS}) {{ {nodes} }}"
-    weights = {f"w{n}": gaussian(WIDTH, WIDTH, seed=n) for n in range(LAYERS)}
-    weights |= {f"c{n}": np.array(factor, np.float32) for n, factor in enumerate((0.02, 1.0, 0.1, 0.5))}
-    return save(build(body, weights), tmp_path_factory.mktemp("deep") / "deep.onnx")
-
-
-def data() -> dict[str, np.ndarray]:
-    return {"x0": low_rank_rows(600, WIDTH, 30, seed=9) + gaussian(600, WIDTH, seed=10, scale=0.2)}
+    return uneven_chain(tmp_path_factory.mktemp("deep"))
 
 
 @pytest.fixture(scope="module")
 def found(deep: Path) -> Result:
-    return compress(deep, data(), keep=0.5, output=deep.parent / "o.onnx", options=QUICK)
+    return compress(deep, chain_data(), keep=0.5, output=deep.parent / "o.onnx", options=QUICK)
 
 
 def error(result: Result) -> float:
@@ -49,7 +34,7 @@ def error(result: Result) -> float:
 
 def test_ranks_go_where_the_output_needs_them(deep: Path, found: Result) -> None:
     uniform = compress(
-        deep, data(), keep=0.5, output=deep.parent / "u.onnx", options=replace(QUICK, allocation="uniform")
+        deep, chain_data(), keep=0.5, output=deep.parent / "u.onnx", options=replace(QUICK, allocation="uniform")
     )
     assert found.plan.kept <= 0.5
     ranks = {line.site: WIDTH if line.rank is None else line.rank for line in found.plan.sites}
@@ -77,14 +62,14 @@ def test_the_samples_are_parted(found: Result) -> None:
 
 
 def test_two_searches_give_the_same_bytes(deep: Path, found: Result) -> None:
-    again = compress(deep, data(), keep=0.5, output=deep.parent / "again.onnx", options=QUICK)
+    again = compress(deep, chain_data(), keep=0.5, output=deep.parent / "again.onnx", options=QUICK)
     assert again.path.read_bytes() == found.path.read_bytes()
 
 
 def test_masks_in_groups_find_as_good_a_plan(deep: Path, found: Result) -> None:
     little = 3 * 2 * WIDTH * 2 * WIDTH * 4  # bytes: three of the four sites at full rank, twice
     grouped = compress(
-        deep, data(), keep=0.5, output=deep.parent / "g.onnx", options=replace(QUICK, memory_bytes=little)
+        deep, chain_data(), keep=0.5, output=deep.parent / "g.onnx", options=replace(QUICK, memory_bytes=little)
     )
     assert "weighted" in [trial.name for trial in grouped.report.tried]
     assert grouped.plan.kept <= 0.5
@@ -93,7 +78,7 @@ def test_masks_in_groups_find_as_good_a_plan(deep: Path, found: Result) -> None:
 
 
 def test_too_few_samples_to_choose_on_are_told(deep: Path, tmp_path: Path) -> None:
-    few = {"x0": data()["x0"][:8]}
+    few = {"x0": chain_data()["x0"][:8]}
     result = compress(deep, few, keep=0.5, output=tmp_path / "o.onnx", options=QUICK)
     assert any("too few held-out samples to choose a plan on" in warning for warning in result.report.warnings)
     assert result.report.tried == ()
@@ -103,7 +88,7 @@ def test_weights_of_outputs_are_checked(deep: Path, tmp_path: Path) -> None:
     for weights, message in (({"nothing": 1.0}, "which is no output"), ({f"x{LAYERS}": 0.0}, "every output weighs 0")):
         options = replace(QUICK, weights=weights)
         with pytest.raises(OptionsError, match=message):
-            compress(deep, data(), keep=0.5, output=tmp_path / "o.onnx", options=options)
+            compress(deep, chain_data(), keep=0.5, output=tmp_path / "o.onnx", options=options)
     assert list(tmp_path.iterdir()) == []
 
 

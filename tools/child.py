@@ -5,27 +5,26 @@ Its first imports are small on purpose: the handlers stand before anything heavy
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 import traceback
 from types import FrameType, TracebackType
 
+from rankfold.orphans import end_with_parent
 from rankfold.tools.memory_limit import limit_memory
-from rankfold.tools.run_notes import PARENT, note_end
+from rankfold.tools.run_notes import note_end
 
 EXIT_BUG = 70
 """EX_SOFTWARE of sysexits.h: an error that rankfold did not foresee; Python's own 1 would read as an exceeded limit."""
 EXIT_INTERRUPTED = 130
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     """Run the process's command line and return its exit code."""
     signal.signal(signal.SIGINT, _interrupt_once)
     sys.excepthook = _tell_bug
-    _die_with_parent()
+    end_with_parent()
     limit_memory(sys.argv[1:])
     code = _run()
     note_end(code)
@@ -40,16 +39,6 @@ def _run() -> int:
     except KeyboardInterrupt:
         print("rankfold: interrupted; nothing half-written was left", file=sys.stderr)
         return EXIT_INTERRUPTED
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when the supervising one is killed: nobody would tidy up after it."""
-    parent = os.environ.get(PARENT)
-    if sys.platform != "linux" or parent is None:
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(parent):  # it died before it could be asked for
-        os._exit(EXIT_BUG)
 
 
 def _interrupt_once(_number: int, _frame: FrameType | None) -> None:

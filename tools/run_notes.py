@@ -12,8 +12,6 @@ from rankfold.passes.partial_files import sweep
 
 RUN_FOLDER = "RANKFOLD_RUN_FOLDER"
 """Environment variable: the folder of this run's temporary files, made and removed by the parent."""
-PARENT = "RANKFOLD_PARENT"
-"""Environment variable: the supervising process's number."""
 
 _STAGE = "stage.txt"
 _OUTPUT_FOLDERS = "output_folders.txt"

@@ -6,7 +6,6 @@ passes the child's exit code back, and removes what a child that died left behin
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import subprocess
@@ -18,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from rankfold.orphans import own_process
 from rankfold.passes.partial_files import partial_folder
-from rankfold.tools.run_notes import PARENT, RUN_FOLDER, noted_end, noted_stage, remove_unfinished
+from rankfold.tools.run_notes import RUN_FOLDER, noted_end, noted_stage, remove_unfinished
 
 EXIT_UNUSABLE_INPUT = 3
 _RUN = "rankfold-run"
@@ -122,7 +122,7 @@ def _environment(run_folder: Path) -> dict[str, str]:
     """Return the child's environment: its temporary files go where the parent removes them."""
     folder = str(run_folder)
     temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder)
-    return {**_RETURN_MEMORY, **os.environ, RUN_FOLDER: folder, PARENT: str(os.getpid()), **temporary}
+    return {**_RETURN_MEMORY, **own_process(), RUN_FOLDER: folder, **temporary}
 
 
 @contextmanager

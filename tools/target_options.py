@@ -10,7 +10,7 @@ from cyclopts import Group, Parameter
 
 from rankfold.evaluation import Evaluate
 from rankfold.labelled import ScoreName, labelled_evaluate
-from rankfold.options import Allocation, Options
+from rankfold.options import Allocation, Basis, Options
 from rankfold.runtime_calib.distance import MetricName
 from rankfold.runtime_calib.eval_script import script_evaluate
 from rankfold.tools.options import BUDGET_GROUP, Budget, Limits, UsageError, is_not_negative, is_positive
@@ -51,6 +51,9 @@ class SearchOptions:
 
     allocation: Annotated[Allocation, Parameter(group=_SEARCH)] = "searched"
     """Try plans on held-out samples, or give all layers the same ratio."""
+    basis: Annotated[Basis, Parameter(group=_SEARCH)] = "auto"
+    """Errors of layers count by what the output makes of them (loss; takes torch), or by their size alone (data); auto
+    goes by the loss where it can."""
     metric: Annotated[MetricName, Parameter(group=_SEARCH)] = "auto"
     """How outputs are judged while searching; auto is KL where an output looks like logits, else relative L2."""
     output_weight: Annotated[tuple[str, ...], Parameter(group=_SEARCH, negative="", show_default=False)] = ()
@@ -67,7 +70,12 @@ def with_search(options: Options, search: SearchOptions) -> Options:
     """
     weights = dict(map(_weight, search.output_weight))
     return replace(
-        options, allocation=search.allocation, metric=search.metric, weights=weights, forwards=search.forwards
+        options,
+        allocation=search.allocation,
+        basis=search.basis,
+        metric=search.metric,
+        weights=weights,
+        forwards=search.forwards,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rankfold.budgets import Tried
@@ -40,6 +40,7 @@ class Study:
         whole: Gives a site's basis with its vectors.
         choosing: The held-out batches to choose on.
         options: How to search.
+        predicted: Site name to what the output loses with all of its energy, by gradients; empty where unknown.
     """
 
     model: Model
@@ -48,6 +49,7 @@ class Study:
     whole: Callable[[Site], Spectrum]
     choosing: Path
     options: Options
+    predicted: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rounds(self) -> int:
@@ -92,7 +94,7 @@ def open_search(study: Study, plan: RankPlan) -> Iterator[Search]:
     run = Run(study.options.provider, runs_lean(study.model, study.options))
     bench = Bench(study.model, study.scan, plan, study.whole, run)
     with open_lab(bench, choosing=study.choosing, options=study.options) as lab:
-        yield Search(lab, study.curves, watch=study.options.progress)
+        yield Search(lab, study.curves, weights=dict(study.predicted), watch=study.options.progress)
 
 
 def keep_searched(study: Study, budget: Keep) -> tuple[RankPlan, tuple[Tried, ...]]:
@@ -108,7 +110,7 @@ def keep_searched(study: Study, budget: Keep) -> tuple[RankPlan, tuple[Tried, ..
     check_reachable(empty, study.curves, budget.share)
     with open_search(study, empty) as search:
         rounds = search_rounds(study, search)
-        announced(study, 2 + 2 * rounds, rounds, search.lab.comparing.samples)
+        announced(study, 4 + 2 * rounds, rounds, search.lab.comparing.samples)
         best = searched(search, allowed - empty.fixed_parameters, rounds=rounds)
         return with_choices(empty, best.plan), told(search, empty, best)
 

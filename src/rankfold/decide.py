@@ -23,6 +23,7 @@ from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan, unmatched_patterns
 from rankfold.passes.spectrum import Spectrum
 from rankfold.runtime_calib.threads import limited_threads
+from rankfold.sensing import UNSENSED, Sensitivity
 from rankfold.stated import Budget, searches
 from rankfold.values import Calibration, Energy, FloatArray, Keep, RankPlan
 
@@ -40,6 +41,7 @@ class Decision:
         tried: The plans that were tried before one was chosen.
         answer: How close the plan came to a target.
         before: What the original scored by a user's own measure.
+        sensitivity: What the outputs make of errors in each site.
     """
 
     plan: RankPlan
@@ -50,6 +52,7 @@ class Decision:
     tried: tuple[Tried, ...] = ()
     answer: Answer | None = None
     before: Score | None = None
+    sensitivity: Sensitivity = UNSENSED
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Grounds:
         warnings: Of too few rows, of patterns that match nothing, and of the data.
         calibration: Without moments where all vectors are there.
         choosing: Whether there are samples to choose a plan on.
+        sensitivity: What the outputs make of errors in each site.
     """
 
     study: Study
@@ -73,6 +77,7 @@ class Grounds:
     warnings: tuple[str, ...]
     calibration: Calibration
     choosing: bool
+    sensitivity: Sensitivity = UNSENSED
 
 
 def decide(grounds: Grounds, budget: Budget) -> Decision:
@@ -83,11 +88,27 @@ def decide(grounds: Grounds, budget: Budget) -> Decision:
     plan = with_predictions(found.plan, spectra)
     told = (*grounds.warnings, *([reason] if reason else []))
     outcomes = site_outcomes(study.scan, plan, spectra, grounds.tails)
-    return Decision(plan, spectra, outcomes, told, grounds.calibration, found.tried, found.answer, found.before)
+    return Decision(
+        plan,
+        spectra,
+        outcomes,
+        told,
+        grounds.calibration,
+        found.tried,
+        found.answer,
+        found.before,
+        grounds.sensitivity,
+    )
 
 
 def grounds_of(
-    model: Model, scan: Scan, calibration: Calibration, options: Options, *, choosing: Path | None = None
+    model: Model,
+    scan: Scan,
+    calibration: Calibration,
+    options: Options,
+    *,
+    choosing: Path | None = None,
+    sensitivity: Sensitivity = UNSENSED,
 ) -> Grounds:
     """Return what decisions about a model are made on.
 
@@ -96,14 +117,15 @@ def grounds_of(
         calibration: What was collected; nobody should hold it beyond this call, for its moments take much memory.
         options: Memory, progress, and how plans are searched for.
         choosing: The held-out batches to choose a plan on; None chooses none.
+        sensitivity: What the outputs make of errors in each site.
     """
     spectra, warnings = {}, []
     tails: dict[str, FloatArray] = {}
     losses: dict[str, FloatArray] = {}
     room = options.memory_bytes * _VECTORS_SHARE
-    for site, basis, warning in _bases(model, scan, calibration, options):
-        room -= basis.vectors.nbytes
-        spectra[site.name] = basis if room >= 0 else _without_vectors(basis)
+    for site, basis, warning in _bases(model, scan, calibration, options, sensitivity):
+        room -= basis.vectors.nbytes if basis.skew is None else 2 * basis.vectors.nbytes
+        spectra[site.name] = basis if room >= 0 else basis.without_vectors
         tails[site.name] = held_out_tails(model, scan, site, basis, (calibration.moments, calibration.held_out))
         if calibration.choosing:
             losses[site.name] = held_out_tails(model, scan, site, basis, (calibration.moments, calibration.choosing))
@@ -113,8 +135,20 @@ def grounds_of(
     curves = with_tails(curves, losses) if losses else curves
     rows = rows_per_sample(scan, calibration)
     rest = replace(calibration, held_out={}, choosing={}, moments={} if room >= 0 else calibration.moments)
-    study = Study(model, scan, curves, _whole(model, scan, spectra, rest), choosing or Path(), options)
-    return Grounds(study, spectra, tails, rows, told, rest, choosing is not None)
+    whole = _whole(model, scan, spectra, rest, sensitivity)
+    study = Study(model, scan, curves, whole, choosing or Path(), options, _predicted(scan, spectra, sensitivity))
+    return Grounds(study, spectra, tails, rows, told, rest, choosing is not None, sensitivity)
+
+
+def _predicted(scan: Scan, spectra: Mapping[str, Spectrum], sensitivity: Sensitivity) -> dict[str, float]:
+    """Return what the model's output loses with each site's whole energy, by gradients; nothing if one has none."""
+    metrics = ((site.name, sensitivity.metric(site)) for site in scan.sites)
+    found = {
+        name: spectra[name].energy * float(np.trace(metric)) / len(metric)
+        for name, metric in metrics
+        if metric is not None
+    }
+    return found if len(found) == len(scan.sites) and all(found.values()) else {}
 
 
 def _found(grounds: Grounds, budget: Budget, hindered: str | None) -> Found:
@@ -139,15 +173,21 @@ def _found(grounds: Grounds, budget: Budget, hindered: str | None) -> Found:
 
 def whole_bases(model: Model, scan: Scan, decision: Decision) -> Callable[[Site], Spectrum]:
     """Return what gives a site's basis with its vectors: as it was kept, or made again of the same moments."""
-    return _whole(model, scan, decision.spectra, decision.calibration)
+    return _whole(model, scan, decision.spectra, decision.calibration, decision.sensitivity)
 
 
 def _whole(
-    model: Model, scan: Scan, spectra: Mapping[str, Spectrum], calibration: Calibration
+    model: Model,
+    scan: Scan,
+    spectra: Mapping[str, Spectrum],
+    calibration: Calibration,
+    sensitivity: Sensitivity,
 ) -> Callable[[Site], Spectrum]:
     def whole(site: Site) -> Spectrum:
         basis = spectra[site.name]
-        return basis if basis.vectors.size else site_basis(model, scan, site, calibration.moments)
+        if basis.vectors.size:
+            return basis
+        return site_basis(model, scan, site, calibration.moments, metric=sensitivity.metric(site))
 
     return whole
 
@@ -158,23 +198,23 @@ def site_spectra(
     """Return each site's basis without its vectors, and warnings: of too few rows, of patterns that match nothing."""
     spectra, warnings = {}, []
     for site, basis, warning in _bases(model, scan, calibration, options):
-        spectra[site.name] = _without_vectors(basis)
+        spectra[site.name] = basis.without_vectors
         warnings.append(warning)
     return spectra, (*pattern_warnings(scan, options), *filter(None, warnings))
 
 
 def _bases(
-    model: Model, scan: Scan, calibration: Calibration, options: Options
+    model: Model,
+    scan: Scan,
+    calibration: Calibration,
+    options: Options,
+    sensitivity: Sensitivity = UNSENSED,
 ) -> Iterator[tuple[Site, Spectrum, str | None]]:
     """Yield each site with its basis and the warning about its rows."""
     with limited_threads():
         for site in options.progress(scan.sites, "bases", len(scan.sites)):
-            basis = site_basis(model, scan, site, calibration.moments)
+            basis = site_basis(model, scan, site, calibration.moments, metric=sensitivity.metric(site))
             yield site, basis, rows_warning(site, basis.rows)
-
-
-def _without_vectors(basis: Spectrum) -> Spectrum:
-    return replace(basis, vectors=np.empty((*basis.vectors.shape[:-1], 0)))
 
 
 def _data_warnings(calibration: Calibration) -> Iterator[str]:

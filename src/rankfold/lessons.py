@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
-from onnx.external_data_helper import uses_external_data
 
 from rankfold.errors import CalibrationDataError, RuntimeUnavailableError
 from rankfold.healing import Case, Criterion, Trained
 from rankfold.passes.healable import Healable
-from rankfold.passes.model_file import Model
+from rankfold.passes.model_file import Model, outside_weights
 from rankfold.passes.residuals import residual_sums
 from rankfold.runtime_calib.distance import looks_like_probabilities, resolved
 from rankfold.runtime_calib.originals import Originals, Wanted, keep_originals
@@ -58,7 +57,7 @@ def check_torch(candidate: Model | None, healable: Healable) -> None:
         ) from error
     if candidate is None:
         return
-    weights = widened_arrays(_outside(candidate))
+    weights = widened_arrays(outside_weights(candidate))
     build(widened(candidate.proto), weights=weights, trainable=healable.names)
 
 
@@ -97,7 +96,9 @@ def train(case: Case, healable: Healable, values: Mapping[str, Array], training:
         file=training.file,
         device=case.options.provider,
     )
-    weights = _outside(case.candidate) | {name: _stored(case.candidate, name, array) for name, array in values.items()}
+    weights = outside_weights(case.candidate) | {
+        name: _stored(case.candidate, name, array) for name, array in values.items()
+    }
     found = distill(case.candidate.proto, course, schooling, trainable=healable.names, weights=weights)
     return Trained(found.arrays, found.before, found.after, found.rate, found.steps)
 
@@ -170,11 +171,6 @@ def _labelled(case: Case, criteria: Mapping[str, Criterion]) -> str:
                 " them from 0"
             )
     return scores[0]
-
-
-def _outside(model: Model) -> dict[str, Array]:
-    """Return the weights that a model's proto only refers to."""
-    return {t.name: model.tensor(t) for t in model.proto.graph.initializer if uses_external_data(t)}
 
 
 def _stored(model: Model, name: str, array: Array) -> Array:

@@ -15,6 +15,7 @@ from rankfold.values import Provider
 
 Item = TypeVar("Item")
 Allocation = Literal["searched", "uniform"]
+Basis = Literal["auto", "loss", "data"]
 
 HEALINGS = ("none", "refit", "distill", "finetune")
 DEFAULT_MEMORY_BYTES = 1 << 30
@@ -56,6 +57,8 @@ class Options:
             is removed at the end. None keeps nothing.
         allocation: How `keep` and the targets share ranks among layers: `searched` tries plans on held-out samples,
             `uniform` gives all layers the same ratio and runs nothing.
+        basis: What an error in a layer's output counts by: `loss`: by what the model's output makes of it, which takes
+            torch; `data`: by its size alone; `auto`: by the loss where gradients can be taken, else by the data.
         metric: How outputs are judged while searching: `auto` (KL where an output looks like logits, else relative
             L2), `relative_l2`, `kl`, `cosine`, or a function of the original's output and the candidate's, (samples,
             ...) each, that gives a loss per sample.
@@ -80,6 +83,7 @@ class Options:
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     checkpoint: Path | None = None
     allocation: Allocation = "searched"
+    basis: Basis = "auto"
     metric: Metric = "auto"
     weights: Mapping[str, float] = field(default_factory=dict)
     forwards: int = 100
@@ -102,7 +106,8 @@ def check_options(options: Options) -> None:
             raise _senseless(name, value, f"a whole number from {least} on")
     if not is_number(options.holdout) or not 0 < options.holdout < 1:
         raise _senseless("holdout", options.holdout, "a number above 0 and below 1, such as 0.2")
-    for name, allowed in (("provider", get_args(Provider)), ("allocation", get_args(Allocation)), ("heal", HEALINGS)):
+    named = {"provider": Provider, "allocation": Allocation, "basis": Basis}
+    for name, allowed in {**{name: get_args(kind) for name, kind in named.items()}, "heal": HEALINGS}.items():
         if getattr(options, name) not in allowed:
             raise _senseless(name, getattr(options, name), " or ".join(map(repr, allowed)))
     for name in ("include", "exclude", "outputs"):

@@ -39,6 +39,7 @@ from rankfold.runtime_calib.checkpoint_folder import check_outside
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import DataLike, batched, open_source
 from rankfold.runtime_calib.threads import limited_threads
+from rankfold.sensing import gradients_hindered, sense
 from rankfold.stated import Stated, searches, stated_budget
 from rankfold.values import Calibration, Energy, Keep, RankPlan
 
@@ -168,10 +169,14 @@ def compress(  # the public way in: one budget of several, and where the result 
         check_plan(budget, scan, model_digest=loaded.digest)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads(), work_folder(options) as work:
         spool = options.held_out_to or Path(folder) / "held_out.npz"
-        choosing = work / "choosing.npz" if searches(budget, options) or options.heal != "none" else None
+        if isinstance(budget, Energy):
+            options = replace(options, basis="data")  # its shares are of the energy itself
+        senses = gradients_hindered(loaded, options) is None
+        choosing = work / "choosing.npz" if searches(budget, options) or options.heal != "none" or senses else None
         calibration = capture(loaded, scan, data, spool, work=work, options=options, choosing=choosing)
+        sensitivity = sense(loaded, scan, choosing, Path(folder) / "gradients", options=options)
         tried_on = choosing if searches(budget, options) else None
-        grounds = grounds_of(loaded, scan, calibration, options, choosing=tried_on)
+        grounds = grounds_of(loaded, scan, calibration, options, choosing=tried_on, sensitivity=sensitivity)
         del calibration  # the grounds have what is still needed of it
         decision = decide(grounds, budget)
         whole = whole_bases(loaded, scan, decision)

@@ -157,12 +157,12 @@ class _RandomRows:
         return self._away(weight, factorise(weight, basis, rank, dtype=site.stored_dtype))
 
     def pivoted(self, site: Site, basis: Spectrum, rank: int) -> float:
-        """Return how far the pivoted form is from `W V_r V_rᵀ`, over what its pivots amplify a rounding by."""
+        """Return how far the pivoted form is from the pair's product, over what its pivots amplify a rounding by."""
         weight = finite_weight(self.model, self.scan, site)
-        kept = basis.vectors[:, :rank]
-        pivots = choose_pivots(weight, kept, site.pivots)
+        down, up = weight @ basis.duals[:, :rank], basis.vectors[:, :rank]
+        pivots = choose_pivots(down, up, site.pivots)
         factors = factorise(weight, basis, rank, dtype=site.stored_dtype, pivots=pivots)
-        return self._away(weight @ kept @ kept.T, factors) / pivots.growth
+        return self._away(down @ up.T, factors) / pivots.growth
 
     def _away(self, matrix: FloatArray, factors: Factors) -> float:
         rows = np.random.default_rng(self.seed).standard_normal((_PROBE_ROWS, matrix.shape[-2]))

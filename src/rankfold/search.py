@@ -59,7 +59,7 @@ class Search:
         lab: Where plans are tried.
         curves: What can be done with each site, and the share of its own energy that each choice loses.
         trials: All that was tried, in order.
-        weights: Site name to the whole model's loss per unit of that share, where last measured.
+        weights: Site name to the whole model's loss per unit of that share, by gradients or where last measured.
         turn: Rounds made so far, in which the samples take turns.
         watch: Watches the sites being weighed.
     """
@@ -100,8 +100,8 @@ def searched(search: Search, budget: float, *, rounds: int) -> Trial:
     """
     for name, plan in _rivals(search.curves, budget):
         search.tried(name, plan)
-    if search.weights:
-        search.tried("earlier weights", solve(weighted(search.curves, search.weights), budget))
+    for name, plan in _informed(search, budget):
+        search.tried(name, plan)
     present = search.best(budget)
     assert present is not None  # the uniform plan is within the budget
     for _ in range(rounds):
@@ -116,6 +116,17 @@ def searched(search: Search, budget: float, *, rounds: int) -> Trial:
         if present.loss > (1 - _WORTH) * before:
             break
     return present
+
+
+def _informed(search: Search, budget: float) -> Iterator[tuple[str, Plan]]:
+    """Yield plans by weights that are there before any is measured: by gradients, or from another budget."""
+    if not search.weights:
+        return
+    name = "earlier weights" if search.turn else "gradients"
+    yield name, solve(weighted(search.curves, search.weights), budget)
+    uniform = allocate(search.curves, budget)
+    near = [within_region(curve, uniform[curve.site], _REGIONS[0]) for curve in search.curves]
+    yield f"{name}, near uniform", solve(weighted(near, search.weights), budget)
 
 
 def weigh(search: Search, plan: Plan) -> None:
