@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from rankfold.passes.fold import finite_weight
+from rankfold.passes.loss_basis import spectrum_by_loss
 from rankfold.passes.model_file import Model
 from rankfold.passes.side_moments import side_moments
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
-from rankfold.passes.spectrum import Spectrum, lost_energy, measured_tails, spectrum, spectrum_by_loss, stacked
+from rankfold.passes.spectrum import Spectrum, lost_energy, measured_tails, spectrum, stacked
 from rankfold.values import FloatArray, Moments, Request
 
 # A site without bias gains an Add only where centring takes away at least this share of the lost energy; the Add is

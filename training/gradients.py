@@ -51,12 +51,14 @@ class Probing:
         seed: Of the directions `u`.
         probes: Directions drawn per batch.
         padding: Input (samples, tokens) whose zeros say which rows do not count; None where all do.
+        threads: What torch may take; None leaves it as it is.
     """
 
     weights: Mapping[str, float]
     seed: int = 0
     probes: int = 1
     padding: str | None = None
+    threads: int | None = None
 
 
 def gradient_moments(
@@ -70,19 +72,31 @@ def gradient_moments(
         watched: The tensors.
         probing: How gradients are drawn.
     """
+    if probing.threads is not None:
+        torch.set_num_threads(probing.threads)
     random = torch.Generator().manual_seed(probing.seed)
     sums = [torch.zeros(()) for _ in watched]
-    samples = 0
-    for feed in feeds:
-        placed = {name: from_array(widened_array(array)) for name, array in feed.items()}
-        counted = None if probing.padding is None else placed[probing.padding] != 0
-        values = module(placed)
-        samples += _samples(values, probing)
-        for gradients in _gradients(values, counted, watched, probing, random):
-            for place, gradient in enumerate(gradients):
-                if gradient is not None:
-                    sums[place] = sums[place] + _moment(gradient, watched[place], counted)
+    samples = sum(_add(module, feed, watched, probing, (random, sums)) for feed in feeds)
     return [_square(total, part) / max(samples * probing.probes, 1) for total, part in zip(sums, watched, strict=True)]
+
+
+def _add(
+    module: GraphModule,
+    feed: Mapping[str, Array],
+    watched: Sequence[Watched],
+    probing: Probing,
+    drawn: tuple[torch.Generator, list[Tensor]],
+) -> int:
+    """Add what one batch gives to the sums and return its samples; nothing of the batch is held beyond the call."""
+    random, sums = drawn
+    placed = {name: from_array(widened_array(array)) for name, array in feed.items()}
+    counted = None if probing.padding is None else placed[probing.padding] != 0
+    values = module(placed)
+    for gradients in _gradients(values, counted, watched, probing, random):
+        for place, gradient in enumerate(gradients):
+            if gradient is not None:
+                sums[place] = sums[place] + _moment(gradient, watched[place], counted)
+    return _samples(values, probing)
 
 
 def _samples(values: Mapping[str, Tensor], probing: Probing) -> int:
@@ -126,12 +140,12 @@ def _moment(gradient: Tensor, watched: Watched, counted: Tensor | None) -> Tenso
     rows = turned.reshape(-1, turned.shape[-1]) * watched.scale
     if watched.rows is not None:
         rows = rows @ from_array(watched.rows).to(rows.dtype)
-    return (rows.T @ rows).double()
+    return rows.T @ rows
 
 
 def _square(total: Tensor, watched: Watched) -> FloatArray:
     """Return a sum as an array, zeros where nothing was added."""
     if total.ndim:
-        return np.asarray(total.numpy())
+        return np.asarray(total.double().numpy())
     size = 0 if watched.rows is None else watched.rows.shape[1]
     return np.zeros((size, size))

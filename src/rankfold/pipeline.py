@@ -13,7 +13,7 @@ from rankfold import __version__
 from rankfold.calibration_file import load_calibration as load_calibration
 from rankfold.calibration_file import save_calibration as save_calibration
 from rankfold.capture import capture, work_folder
-from rankfold.decide import decide, grounds_of, pattern_warnings, site_spectra, whole_bases
+from rankfold.decide import Grounds, decide, grounds_of, pattern_warnings, site_spectra, whole_bases
 from rankfold.errors import PlanError
 from rankfold.evaluation import Evaluate
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
@@ -40,7 +40,7 @@ from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import DataLike, batched, open_source
 from rankfold.runtime_calib.threads import limited_threads
 from rankfold.sensing import gradients_hindered, sense
-from rankfold.stated import Stated, searches, stated_budget
+from rankfold.stated import Budget, Stated, searches, stated_budget
 from rankfold.values import Calibration, Energy, Keep, RankPlan
 
 PathLike = str | os.PathLike[str]
@@ -169,16 +169,7 @@ def compress(  # the public way in: one budget of several, and where the result 
         check_plan(budget, scan, model_digest=loaded.digest)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads(), work_folder(options) as work:
         spool = options.held_out_to or Path(folder) / "held_out.npz"
-        if isinstance(budget, Energy):
-            options = replace(options, basis="data")  # its shares are of the energy itself
-        senses = gradients_hindered(loaded, options) is None
-        choosing = work / "choosing.npz" if searches(budget, options) or options.heal != "none" or senses else None
-        calibration = capture(loaded, scan, data, spool, work=work, options=options, choosing=choosing)
-        sensitivity = sense(loaded, scan, choosing, Path(folder) / "gradients", options=options)
-        tried_on = choosing if searches(budget, options) else None
-        grounds = grounds_of(loaded, scan, calibration, options, choosing=tried_on, sensitivity=sensitivity)
-        del calibration  # the grounds have what is still needed of it
-        decision = decide(grounds, budget)
+        decision = decide(_grounds((loaded, scan), data, budget, (spool, work, Path(folder)), options), budget)
         whole = whole_bases(loaded, scan, decision)
         with staged(path) as place:
             folded = fold(loaded, scan, decision.plan, decision.spectra, version=__version__, whole=whole)
@@ -187,6 +178,22 @@ def compress(  # the public way in: one budget of several, and where the result 
             report = report_on(loaded, scan, decision, (place, spool), options)
             report = with_evaluation(report, budget, decision, options)
     return Result(replace(report, output=path, healing=healing), decision.plan, path, options.held_out_to)
+
+
+def _grounds(
+    opened: tuple[Model, Scan], data: DataLike, budget: Budget, places: tuple[Path, Path, Path], options: Options
+) -> Grounds:
+    """Return what a decision is made on; `places` are for the held-out batches, for sums and for gradients."""
+    model, scan = opened
+    spool, work, folder = places
+    if isinstance(budget, Energy):
+        options = replace(options, basis="data")  # its shares are of the energy itself
+    by_loss = gradients_hindered(model, options) is None
+    choosing = work / "choosing.npz" if searches(budget, options) or options.heal != "none" or by_loss else None
+    calibration = capture(model, scan, data, spool, work=work, options=options, choosing=choosing)
+    sensitivity = sense(model, scan, choosing, folder / "gradients", options=options)
+    tried_on = choosing if searches(budget, options) else None
+    return grounds_of(model, scan, calibration, options, choosing=tried_on, sensitivity=sensitivity)
 
 
 def _check_place(path: Path, model: Model, data: DataLike, options: Options) -> None:

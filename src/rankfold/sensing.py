@@ -14,9 +14,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from rankfold.errors import RankfoldError, RuntimeUnavailableError
@@ -24,16 +24,13 @@ from rankfold.opening import open_model
 from rankfold.options import Options
 from rankfold.orphans import end_with_parent, own_process
 from rankfold.passes.fold import finite_weight
+from rankfold.passes.loss_basis import row_space
 from rankfold.passes.model_file import Model, input_specs, numeric_outputs, outside_weights
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
-from rankfold.passes.spectrum import row_space
 from rankfold.runtime_calib.feeds import open_source, spool_samples
 from rankfold.runtime_calib.threads import available_cpus, limited_threads
 from rankfold.values import Feed, FloatArray
-
-if TYPE_CHECKING:
-    from rankfold.training.gradients import Watched
 
 MOST_SAMPLES = 64  # gradients of more change little: `benchmarks.bases` has what fewer and more bring
 # torch holds the weights, their widened copies and a sample's activations: models of more than this share of the
@@ -185,13 +182,10 @@ def main(folder: Path) -> int:
 
 
 def _take(job: _Job, folder: Path) -> None:
-    import torch
-
     from rankfold.training.executor import build
-    from rankfold.training.gradients import Probing, gradient_moments
+    from rankfold.training.gradients import Probing, Watched, gradient_moments
     from rankfold.training.widened import widened, widened_arrays
 
-    torch.set_num_threads(job.threads)
     model, scan = open_model(job.model, Options(include=tuple(job.include), exclude=tuple(job.exclude)))
     watched = [(number, site) for number, site in enumerate(scan.sites) if _shows_gradients(site)]
     if not watched:
@@ -201,15 +195,16 @@ def _take(job: _Job, folder: Path) -> None:
     weights = widened_arrays(outside_weights(model))
     module = build(widened(model.proto), weights=weights, trainable=roots, also=tensors)
     del weights
-    probing = Probing(job.outputs, seed=job.seed, padding=job.mask)
+    probing = Probing(job.outputs, seed=job.seed, padding=job.mask, threads=job.threads)
     with limited_threads():
-        parts = [_watched(model, scan, site) for _, site in watched]
-        found = gradient_moments(
-            module, _feeds(model, Path(job.samples)), [use for part in parts for use in part], probing
-        )
-    sums = iter(found)
-    for (number, _), part in zip(watched, parts, strict=True):
-        np.save(folder / f"{number}.npy", np.sum([next(sums) for _ in part], axis=0))
+        uses = [
+            Watched(use.output, use.feature_axis, use.scale, rows)
+            for rows, site in ((_wide_rows(model, scan, site), site) for _, site in watched)
+            for use in site.uses
+        ]
+        sums = iter(gradient_moments(module, _feeds(model, Path(job.samples)), uses, probing))
+    for number, site in watched:
+        np.save(folder / f"{number}.npy", np.sum([next(sums) for _ in site.uses], axis=0))
 
 
 def _shows_gradients(site: Site) -> bool:
@@ -217,13 +212,11 @@ def _shows_gradients(site: Site) -> bool:
     return not site.stack and "output" in site.sides and site.weight.root_type in _FLOATS
 
 
-def _watched(model: Model, scan: Scan, site: Site) -> list[Watched]:
-    """Return what to watch of a site, use by use: a wide weight's gradients within its row space."""
-    from rankfold.training.gradients import Watched
-
-    wide = site.out_features > site.in_features
-    rows = row_space(finite_weight(model, scan, site)).astype(np.float32) if wide else None
-    return [Watched(use.output, use.feature_axis, use.scale, rows) for use in site.uses]
+def _wide_rows(model: Model, scan: Scan, site: Site) -> NDArray[np.float32] | None:
+    """Return the row space of a wide weight, in which its gradients count; None for the others."""
+    if site.out_features <= site.in_features:
+        return None
+    return row_space(finite_weight(model, scan, site)).astype(np.float32)
 
 
 def _feeds(model: Model, samples: Path) -> Iterator[Feed]:
