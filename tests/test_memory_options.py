@@ -44,7 +44,9 @@ def test_the_options_reach_the_stages(tmp_path: Path) -> None:
 def test_memory_decides_the_sweeps(memory: str, sweeps: int, notes: int, capsys: pytest.CaptureFixture[str]) -> None:
     run(*COMPRESS, "--keep", "0.8", "--memory", memory, "--json")
     found = parsed(capsys.readouterr().out)
-    assert (found["settings"]["sweeps"], len(found["notes"])) == (sweeps, notes)
+    *of_memory, basis = found["notes"]
+    assert (found["settings"]["sweeps"], len(of_memory)) == (sweeps, notes)
+    assert basis.startswith("errors of layers count by their size alone")
     run("validate", "model.onnx", "out.onnx", "--data", "data.npz", "--memory", memory)
     capsys.readouterr()
     run("bench", "model.onnx", "out.onnx", "--data", "data.npz", "--memory", memory, "--json")
