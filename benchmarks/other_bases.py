@@ -148,10 +148,10 @@ def parted(ground: Ground, ranks: Ranks) -> dict[str, Oblique]:
 
 
 BASES: dict[str, Basis] = {
-    "about the mean (rankfold)": weighted("even"),
+    "about the mean": weighted("even"),
     "about zero": about_zero,
-    "rows weighted by 1/|y|²": weighted("by output"),
-    "rows weighted by |g|²": weighted("by gradient"),
+    "rows weighted by 1/‖y‖²": weighted("by output"),
+    "rows weighted by ‖g‖²": weighted("by gradient"),
     **{f"loss-aware, damping {damping:g}": by_loss(damping) for damping in DAMPINGS},
     "loss-aware within rows, damping 0.03": by_loss_within(0.03),
     "one first factor per tensor read": joint,

@@ -38,6 +38,7 @@ def capture(
     work: Path,
     options: Options = Options(),
     choosing: Path | None = None,
+    sampled: Path | None = None,
 ) -> Calibration:
     """Sum the moments of the calibration samples and of the held-out ones.
 
@@ -49,6 +50,7 @@ def capture(
         work: Folder for what does not fit in memory; moments may be mapped from its files. With a checkpoint, that.
         options: Batch size, share held out, seed, mask, stride, memory and provider.
         choosing: Where to write those of the held-out batches that something is chosen on; None chooses nothing.
+        sampled: Where to write some of the calibration samples, to take gradients of.
 
     Raises:
         ModelError: A weight holds NaN or infinity.
@@ -57,7 +59,7 @@ def capture(
     """
     _check_weights(model, scan)
     held_out = work / "held_out.npz" if options.checkpoint else spool
-    first, reading = open_reading(data, input_specs(model), held_out, choosing)
+    first, reading = open_reading(data, input_specs(model), held_out, choosing, sampled)
     _check_mask(model, options.mask)
     settings = _settings_of(model, scan, first, reading, options=options) if scan.sites else {}
     tapped = tap(model, settings, mask=options.mask)
@@ -71,9 +73,8 @@ def capture(
     _put(held_out, spool)
     noted = {
         "masked_activations": sum(bool(setting.masked) for setting in settings.values()),
-        "sweeps": len(sweeps.groups),
-        "prepacking": not collection.lean,
         "choosing_samples": spool_samples(choosing) if choosing else 0,
+        **{"sweeps": len(sweeps.groups), "prepacking": not collection.lean},
     }
     return Calibration(
         model_digest=model.digest,
@@ -122,6 +123,7 @@ def _fingerprint(model: Model, data: DataLike, tapped: Tapped, reading: Reading,
         "data": data_fingerprint(data),
         "layers or first sample": hashlib.sha256(tapped.addition).hexdigest(),
         "choosing": str(reading.choosing is not None),
+        "sampled": str(reading.sampled is not None),
         "versions": json.dumps(versions(), sort_keys=True),
         **{name.replace("_", " "): str(value) for name, value in recorded.items()},
     }

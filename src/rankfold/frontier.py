@@ -26,7 +26,7 @@ from rankfold.runtime_calib.sessions import run_outputs
 from rankfold.runtime_calib.threads import limited_threads
 from rankfold.runtime_calib.trials import Rows, Run, joined, open_trial
 from rankfold.search import Search, Trial, searched
-from rankfold.sensing import sense
+from rankfold.sensing import gradients_hindered, sense
 from rankfold.values import RankPlan
 
 KEEPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.33, 0.25, 0.2)
@@ -95,12 +95,13 @@ def frontier(
     options = with_outputs(loaded, options)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads(), work_folder(options) as work:
         spool, choosing = options.held_out_to or Path(folder) / "held_out.npz", work / "choosing.npz"
-        calibration = capture(loaded, scan, data, spool, work=work, options=options, choosing=choosing)
+        sampled = work / "sampled.npz" if gradients_hindered(loaded, options) is None else None
+        calibration = capture(loaded, scan, data, spool, work=work, options=options, choosing=choosing, sampled=sampled)
         if not scan.sites:
             raise PlanError("no layer is there that a fold could make smaller; exclude less, or give another model")
         if reason := hindrance(loaded, choosing):
             raise PlanError(f"there is no frontier without trying plans ({reason})")
-        sensitivity = sense(loaded, scan, choosing, Path(folder) / "gradients", options=options)
+        sensitivity = sense(loaded, scan, sampled, Path(folder) / "gradients", options=options)
         grounds = grounds_of(loaded, scan, calibration, options, choosing=choosing, sensitivity=sensitivity)
         del calibration  # its moments take much memory
         return _walked(grounds, sorted(set(keeps), reverse=True), spool)

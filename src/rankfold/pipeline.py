@@ -188,10 +188,10 @@ def _grounds(
     spool, work, folder = places
     if isinstance(budget, Energy):
         options = replace(options, basis="data")  # its shares are of the energy itself
-    by_loss = gradients_hindered(model, options) is None
-    choosing = work / "choosing.npz" if searches(budget, options) or options.heal != "none" or by_loss else None
-    calibration = capture(model, scan, data, spool, work=work, options=options, choosing=choosing)
-    sensitivity = sense(model, scan, choosing, folder / "gradients", options=options)
+    sampled = work / "sampled.npz" if gradients_hindered(model, options) is None else None
+    choosing = work / "choosing.npz" if searches(budget, options) or options.heal != "none" else None
+    calibration = capture(model, scan, data, spool, work=work, options=options, choosing=choosing, sampled=sampled)
+    sensitivity = sense(model, scan, sampled, folder / "gradients", options=options)
     tried_on = choosing if searches(budget, options) else None
     return grounds_of(model, scan, calibration, options, choosing=tried_on, sensitivity=sensitivity)
 

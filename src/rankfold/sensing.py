@@ -7,7 +7,6 @@ plans are tried. What that process finds lies in files, a layer's at a time in m
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import subprocess
 import sys
@@ -32,7 +31,6 @@ from rankfold.runtime_calib.feeds import open_source, spool_samples
 from rankfold.runtime_calib.threads import available_cpus, limited_threads
 from rankfold.values import Feed, FloatArray
 
-MOST_SAMPLES = 64  # gradients of more change little: `benchmarks.bases` has what fewer and more bring
 # torch holds the weights, their widened copies and a sample's activations: models of more than this share of the
 # memory that rankfold may take are left to the data alone.
 LARGEST_SHARE = 0.25
@@ -46,7 +44,7 @@ class Sensitivity:
 
     Attributes:
         places: Site name to the file that holds its metric.
-        samples: Held-out samples that gradients were taken of.
+        samples: How many calibration samples gradients were taken of.
         reason: Why there are none; None where there are.
     """
 
@@ -62,7 +60,7 @@ class Sensitivity:
         if not self.places:
             return ()
         found = f"layers whose errors count by what the outputs make of them: {len(self.places)}"
-        return (f"{found} (gradients of {self.samples} held-out samples that decide)",)
+        return (f"{found} (gradients of {self.samples} calibration samples)",)
 
     def metric(self, site: Site) -> FloatArray | None:
         """Return a site's `E[g gᵀ]`, summed over a sample's rows, in its weight's row space, (k, k), or None."""
@@ -92,11 +90,11 @@ class _Job:
 
 
 def sense(model: Model, scan: Scan, samples: Path | None, folder: Path, *, options: Options) -> Sensitivity:
-    """Return how much errors count in each site, from gradients on some held-out samples.
+    """Return how much errors count in each site, from gradients on some calibration samples.
 
     Args:
         model, scan: The original and its sites.
-        samples: Held-out batches that choose; None where none were set aside.
+        samples: Batches of calibration samples; None where none were set aside.
         folder: Where the metrics are kept.
         options: Basis, outputs and their weights, mask, seed and memory.
 
@@ -114,8 +112,8 @@ def _sensed(model: Model, scan: Scan, samples: Path | None, folder: Path, option
     if reason is not None:
         return Sensitivity(reason=reason)
     if samples is None or not spool_samples(samples):
-        return Sensitivity(reason="there are too few held-out samples to take gradients of")
-    count = min(spool_samples(samples), MOST_SAMPLES)
+        return Sensitivity(reason="there are no samples to take gradients of")
+    count = spool_samples(samples)
     for _ in options.progress((), f"gradients of {count} samples", None):
         pass
     folder.mkdir()
@@ -222,7 +220,7 @@ def _wide_rows(model: Model, scan: Scan, site: Site) -> NDArray[np.float32] | No
 def _feeds(model: Model, samples: Path) -> Iterator[Feed]:
     """Yield the samples one by one where they may be parted: activations take memory."""
     units = open_source(samples, input_specs(model)).units
-    yield from (unit.feed for unit in itertools.islice(units, MOST_SAMPLES))
+    yield from (unit.feed for unit in units)
 
 
 if __name__ == "__main__":
