@@ -63,8 +63,7 @@ def capture(
     _check_mask(model, options.mask)
     settings = _settings_of(model, scan, first, reading, options=options) if scan.sites else {}
     tapped = tap(model, settings, mask=options.mask)
-    run = Run(work, _fingerprint(model, data, tapped, reading, options=options)) if options.checkpoint else None
-    reading.samples = run.begin() if run else None
+    run = _run(work, _fingerprint(model, data, tapped, reading, options=options), reading, options)
     sweeps = plan_sweeps(settings, options.memory_bytes, on_disk=run is not None, sides=2 + bool(choosing))
     if len(sweeps.groups) > 1 and reading.again is None:
         reading.kept = work / "calibration.npz"
@@ -74,7 +73,8 @@ def capture(
     noted = {
         "masked_activations": sum(bool(setting.masked) for setting in settings.values()),
         "choosing_samples": spool_samples(choosing) if choosing else 0,
-        **{"sweeps": len(sweeps.groups), "prepacking": not collection.lean},
+        "sweeps": len(sweeps.groups),
+        "prepacking": not collection.lean,
     }
     return Calibration(
         model_digest=model.digest,
@@ -86,6 +86,15 @@ def capture(
         row_strides={request: setting.stride for request, setting in settings.items()},
         settings=_recorded(options, reading.source.dropped) | noted,
     )
+
+
+def _run(work: Path, fingerprint: dict[str, str], reading: Reading, options: Options) -> Run | None:
+    """Return the run that is kept in a checkpoint, the reading set to where it was left; None keeps nothing."""
+    if not options.checkpoint:
+        return None
+    run = Run(work, fingerprint)
+    reading.samples = run.begin()
+    return run
 
 
 def _check_weights(model: Model, scan: Scan) -> None:
