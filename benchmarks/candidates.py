@@ -101,17 +101,13 @@ class Bench:
         return self._once(Candidate(self.subject.name, keep, basis, allocation), make)
 
     def plan(self, keep: float, allocation: str) -> RankPlan:
-        """Return the ranks of an allocation.
-
-        Rankfold's own are those that `ours` wrote; a rival can take them where the plan is one of plain pairs, which
-        is all that a `RankPlan` can say today.
-        """
+        """Return the ranks of an allocation; rankfold's own, with their forms, are those that `ours` wrote."""
         ground = Ground(self._model, self._scan, keep)
         if allocation == OURS:
             self.ours(keep)
             return plan_from_json(self._plan_file(keep).read_text())
-        if allocation == ENERGY:  # SVD-LLM's values are output energies, about zero
-            return normalised_energy_plan(ground, self._spectra("SVD-LLM"))
+        if allocation == ENERGY:  # AFM's values are output energies, about the mean
+            return normalised_energy_plan(ground, self._spectra("AFM"))
         return uniform_plan(ground)
 
     def bases(self, basis: str) -> dict[str, Spectrum]:

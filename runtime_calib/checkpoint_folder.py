@@ -20,6 +20,7 @@ _PARTIAL, _LOCK = ".partial", ".lock"
 _OWN = (
     SUMS,
     "held_out.npz",
+    "sampled.npz",
     "choosing.npz",
     "calibration.npz",
     "*.gram.npy",

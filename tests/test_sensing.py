@@ -121,3 +121,12 @@ def test_a_model_too_large_for_the_memory_goes_by_the_data(tmp_path: Path) -> No
 def test_a_basis_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionsError, match="option basis is 'best'; expected 'auto' or 'loss' or 'data'"):
         folded(halves(tmp_path), replace(UNIFORM, basis="best"))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("gradients")
+def test_a_checkpoint_goes_with_its_gradient_samples_and_changes_nothing(tmp_path: Path) -> None:
+    model, kept = halves(tmp_path), tmp_path / "checkpoint"
+    plain = folded(model, UNIFORM)
+    noted = folded(model, replace(UNIFORM, checkpoint=kept), name="kept.onnx")
+    assert plain.path.read_bytes() == noted.path.read_bytes()
+    assert not kept.exists()
