@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,12 @@ def with_values(model: Model, values: Mapping[str, Array], *, recorded: Collecti
     if names := sorted({*healed_names(model.proto), *recorded}):
         _record(skeleton, names)
     return Rewritten(skeleton, _Initializers(model.proto, new))
+
+
+def can_hold(model: Model, values: Mapping[str, Array]) -> bool:
+    """Return whether all numbers stay finite in the types in which the model stores them; float16 ends at 65,504."""
+    kinds = {tensor.name: helper.tensor_dtype_to_np_dtype(tensor.data_type) for tensor in model.proto.graph.initializer}
+    return all(_is_finite(_narrow(array, kinds[name])) for name, array in values.items())
 
 
 def changed_by(model: Model, values: Mapping[str, Array]) -> tuple[str, ...]:
@@ -90,9 +97,8 @@ def _narrowed(model: Model, old: TensorProto, array: Array) -> TensorProto | Non
     if tuple(old.dims) != array.shape:
         raise ModelError(f"{model.path}: {old.name!r} has the shape {list(old.dims)}; {list(array.shape)} was given")
     dtype = helper.tensor_dtype_to_np_dtype(old.data_type)
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused below
-        narrow = np.ascontiguousarray(array.astype(dtype))
-    if not np.isfinite(narrow.astype(np.float64)).all():
+    narrow = _narrow(array, dtype)
+    if not _is_finite(narrow):
         raise ModelError(f"{model.path}: new numbers of {old.name!r} do not fit in {dtype}; leave it as it is")
     if narrow.tobytes() == model.tensor(old).tobytes():
         return None
@@ -101,6 +107,15 @@ def _narrowed(model: Model, old: TensorProto, array: Array) -> TensorProto | Non
         new.doc_string = old.doc_string
     new.metadata_props.extend(old.metadata_props)
     return new
+
+
+def _narrow(array: Array, dtype: np.dtype[Any]) -> Array:
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite
+        return np.ascontiguousarray(array.astype(dtype))
+
+
+def _is_finite(array: Array) -> bool:
+    return bool(np.isfinite(array.astype(np.float64)).all())
 
 
 def _record(proto: ModelProto, names: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rankfold.errors import CalibrationDataError, ModelError, OptionsError, Runt
 from rankfold.heal_model import heal
 from rankfold.healing import Trained
 from rankfold.options import Options
+from rankfold.passes.refit import Fit, best_fits
 from rankfold.passes.replaced import healed_names
 
 QUICK = Options(batch_size=32)
@@ -106,6 +108,30 @@ def test_half_precision_stays_what_it_is(tmp_path: Path) -> None:
     types = {tensor.data_type for tensor in initializers(healed.path).values() if len(tensor.dims) > 1}
     assert types == {onnx.TensorProto.FLOAT16}
     assert healed.after.outputs[0].relative_l2 < healed.before.outputs[0].relative_l2
+
+
+def test_what_half_precision_cannot_hold_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, candidate = folded_network(tmp_path, half=True)
+    plain = heal(base, candidate, [rows(half=True)], output=tmp_path / "plain.onnx", options=QUICK)
+    assert plain.steps[0].kept
+    shape = initializers(candidate)["fc3/up"].dims
+
+    def too_large(*_: object, **__: object) -> Trained:
+        return Trained({"fc3/up": np.full(shape, 1e5)}, 1.0, 0.5, 1e-3, 1)  # float16 ends at 65,504
+
+    monkeypatch.setattr("rankfold.heal_model.train", too_large)
+    healed = heal(base, candidate, [rows(half=True)], how="distill", output=tmp_path / "healed.onnx", options=QUICK)
+    assert [step.kept for step in healed.steps] == [True, False]
+    assert healed.steps[1].notes == ("left out: its numbers do not fit in the model's float type",)
+    assert healed.path.read_bytes() == plain.path.read_bytes()
+
+    def overshooting(*given: Any) -> list[Fit]:
+        return [replace(fit, change=fit.change + 1e5) for fit in best_fits(*given)]
+
+    monkeypatch.setattr("rankfold.refit.best_fits", overshooting)
+    untouched = heal(base, candidate, [rows(half=True)], output=tmp_path / "untouched.onnx", options=QUICK)
+    assert not untouched.steps[0].kept
+    assert untouched.path.read_bytes() == candidate.read_bytes()
 
 
 def test_a_weight_that_two_nodes_share(tmp_path: Path) -> None:

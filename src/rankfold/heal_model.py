@@ -22,7 +22,7 @@ from rankfold.options import Options, check_options
 from rankfold.passes.graph_checks import check_measurable
 from rankfold.passes.healable import Healable, find_healable
 from rankfold.passes.model_file import Model, input_specs, load_model, output_names
-from rankfold.passes.replaced import changed_by, with_values
+from rankfold.passes.replaced import can_hold, changed_by, with_values
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
 from rankfold.reading import data_fingerprint
 from rankfold.refit import refit
@@ -218,9 +218,13 @@ def _train(case: Case, healable: Healable, step: Step, training: Training) -> St
     """Train, and keep what came of it where the held-out error fell; on labels, where the loss that is tuned fell."""
     schooled = train(case, healable, step.values, training)
     values = dict(step.values) | {name: np.asarray(array) for name, array in schooled.arrays.items()}
-    before, after = step.told.after, case.error(case.opened(values))
-    better = schooled.after < schooled.before if training.labelled else after < before
     name: How = "finetune" if training.labelled else "distill"
+    before = step.told.after
+    if not can_hold(case.candidate, values):
+        note = "left out: its numbers do not fit in the model's float type"
+        return Step(step.values, HealStep(name, before, before, False, (note,)))
+    after = case.error(case.opened(values))
+    better = schooled.after < schooled.before if training.labelled else after < before
     notes = (
         f"{schooled.steps} steps at a rate of {schooled.rate:g} of each tensor's size",
         f"held-out loss of the training {schooled.before:.4g}, then {schooled.after:.4g}",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rankfold.healing import Case
 from rankfold.passes.refit import ROWS_PER_DIMENSION, STRENGTHS, Fit, Normal, Rows, best_fits
 from rankfold.passes.refit_sites import RefitSite, RefitUse, find_refit_sites
+from rankfold.passes.replaced import can_hold
 from rankfold.runtime_calib.sessions import run_outputs
 from rankfold.runtime_calib.threads import limited_threads
 from rankfold.runtime_calib.units import sample_count
@@ -104,7 +105,7 @@ class _Work:
         values: dict[str, Array] = {}
         for site, sums, fit in taken:
             values |= self._changed(site, sums, fit, values)
-        if not values:
+        if not values or not can_hold(self.case.candidate, values):
             return False
         error = self.case.error(self.case.opened(self.values | values))
         if not error < self.error:
