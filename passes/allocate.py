@@ -11,10 +11,14 @@ from rankfold.values import Form, folded_parameters
 RANK_QUANTUM = 8  # ranks that are no multiple of the vector width made models with fewer parameters no faster
 # Two products in place of one pay only where they save clearly: a fold that keeps more than this share is not offered.
 LARGEST_SHARE = 0.8
-# Beside two products a pivoted fold copies features, by a Split and an Add or by a Concat, whatever its rank. With the
-# parameters of a pair it takes .9 to 1.15 times as long (`python -m benchmarks.pivoted`), most at the smallest layers
-# and ranks. So it has to save this share of a pair; below that it would buy less than a twentieth more rank.
+# A pivoted fold has to save this share of a pair of its rank; below, it would buy less than a twentieth more rank.
 LEAST_PIVOT_SAVING = 0.05
+# Beside two products a pivoted fold copies the features of one side, by a Split and an Add or by a Concat, whatever its
+# rank. A feature takes as long as some 20 multiply-adds on an AMD EPYC, as some 45 on an Intel Xeon with AVX-512
+# (`python -m benchmarks.pivoted`), where a square layer of 384 features took 1.15 to 1.3 times as long as a pair of as
+# many parameters. So copying may take this share of what the products take.
+COPIED_FEATURE = 45
+MOST_COPYING = 0.125
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,18 @@ class Curve:
 
 
 def chosen_form(rank: int, in_features: int, out_features: int, *, pivots: bool) -> Form:
-    """Return the one form in which a rank is offered: pivoted where that is possible and saves what it costs in time.
+    """Return the one form in which a rank is offered: pivoted where it can be, saves enough and costs little time.
 
     Args:
         rank: The rank.
         in_features, out_features: The site's sizes.
         pivots: Whether the site can be pivoted at all.
     """
-    saved = rank / (in_features + out_features)
-    possible = pivots and rank < min(in_features, out_features)
-    return "pivoted" if possible and saved >= LEAST_PIVOT_SAVING else "pair"
+    narrower = min(in_features, out_features)
+    if not pivots or rank >= narrower or rank / (in_features + out_features) < LEAST_PIVOT_SAVING:
+        return "pair"
+    products = folded_parameters(in_features, out_features, rank, "pivoted")  # of one row, multiply-adds
+    return "pivoted" if COPIED_FEATURE * narrower <= MOST_COPYING * products else "pair"
 
 
 def candidate_ranks(in_features: int, out_features: int, *, pivots: bool = False) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from rankfold.options import Options
 from rankfold.passes.plan import dense_plan
 from rankfold.search import Search
 
-WIDTH = 88  # the least that gives six ranks beside staying dense
+WIDTH = 120  # the least that gives six ranks beside staying dense
 LAYERS = 5
 SAMPLES = 400
 QUICK = Options(latency_rounds=0, metric="relative_l2")

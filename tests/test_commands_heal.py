@@ -53,7 +53,7 @@ def test_wrong_options_are_usage_errors(files: tuple[str, str, str], capsys: pyt
 def test_compress_heals_and_reports_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = network(tmp_path / "base.onnx")
     np.savez(tmp_path / "data.npz", **rows())
-    command = ["compress", str(base), "--data", str(tmp_path / "data.npz"), "--keep", "0.4", "-o"]
+    command = ["compress", str(base), "--data", str(tmp_path / "data.npz"), "--keep", "0.5", "-o"]
     report = tmp_path / "report"
     assert main([*command, str(tmp_path / "out.onnx"), "--heal", "refit", "--report", str(report), "--quiet"]) == 0
     capsys.readouterr()
