@@ -75,8 +75,8 @@ def test_the_folded_model_computes_the_projected_weight(
     assert site.losses is not None
     assert site.losses.both == site.predicted_error
     assert site.losses.outputs <= 1 - SHARE + 1e-9
-    shapes = sorted(tensor.dims for tensor in onnx.load(result.path).graph.initializer if len(tensor.dims) == 2)
-    assert [list(shape) for shape in shapes] == sorted([[widths[0], site.rank], [site.rank, widths[1]]])
+    shapes = sorted(list(tensor.dims) for tensor in onnx.load(result.path).graph.initializer if len(tensor.dims) == 2)
+    assert shapes == sorted([[widths[0], site.rank], [site.rank, widths[1]]])
     anything = gaussian(20, widths[0], seed=9, scale=1.0)  # in directions that calibration never saw, too
     bias = gaussian(widths[1], seed=3, scale=0.5) if "b)" in body else 0.0
     expected = anything @ projected + bias + mean @ (weight - projected)
