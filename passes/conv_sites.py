@@ -11,6 +11,7 @@ from rankfold.passes.constants import ConstantTrace, attribute, ints, reshaped, 
 from rankfold.passes.graph_index import GraphIndex
 from rankfold.passes.operands import Candidate, refused_type, why_not_constant
 from rankfold.passes.site import Bias, Centring, Side, Use
+from rankfold.windows import Window
 
 _SMALLEST_KERNEL_AXES = 3  # (out, in, one spatial axis)
 
@@ -32,8 +33,10 @@ def conv_candidate(index: GraphIndex, place: int) -> Candidate | str:
     if isinstance(bias, str):
         return bias
     centred: Centring = "gemm" if bias is None else "bias"
-    sides: tuple[Side, ...] = ("input", "output") if _pointwise(node, weight.shape[2:]) else ("output",)
-    use = Use(place, 1, node.input[0], node.output[0], 1, 1, 1.0, bias, centred, sides)
+    pointwise = _pointwise(node, weight.shape[2:])
+    sides: tuple[Side, ...] = ("input", "output") if pointwise else ("output",)
+    window = None if pointwise else _window(node, weight.shape[2:])
+    use = Use(place, 1, node.input[0], node.output[0], 1, 1, 1.0, bias, centred, sides, window)
     flat = reshaped(weight, (weight.shape[0], math.prod(weight.shape[1:])))
     return Candidate(flat, flipped=True, use=use, kernel=weight.shape[2:])
 
@@ -55,6 +58,12 @@ def _bias(index: GraphIndex, place: int, channels: int) -> Bias | str | None:
     if trace is None or trace.shape != (channels,):
         return reasons.BIAS_NOT_CONSTANT
     return Bias(place, 2, trace, 1.0)
+
+
+def _window(node: NodeProto, kernel: tuple[int, ...]) -> Window:
+    auto_pad = next((found.s.decode() for found in node.attribute if found.name == "auto_pad"), "NOTSET")
+    strides, dilations, pads = (ints(node, name) for name in ("strides", "dilations", "pads"))
+    return Window(kernel, strides, dilations, pads if auto_pad == "NOTSET" else (), auto_pad)
 
 
 def _pointwise(node: NodeProto, kernel: tuple[int, ...]) -> bool:

@@ -73,9 +73,14 @@ def factorise(
     if pivots is not None:
         down, up = _pivoted(exact, kept, pivots)
         return Factors(np.ascontiguousarray(down.astype(dtype)), np.ascontiguousarray(up.astype(dtype)), shifts, pivots)
-    scale = _balance(exact) if np.dtype(dtype) == np.float16 else 1.0
-    down, up = (exact / scale).astype(dtype), np.ascontiguousarray(kept.swapaxes(-1, -2) * scale).astype(dtype)
-    return Factors(np.ascontiguousarray(down), up, shifts)
+    return narrowed(exact, kept.swapaxes(-1, -2), shifts, dtype=dtype)
+
+
+def narrowed(down: FloatArray, up: FloatArray, shifts: tuple[FloatArray, ...] | None, *, dtype: DTypeLike) -> Factors:
+    """Return a pair in the type it is stored in."""
+    scale = _balance(down) / _balance(up) if np.dtype(dtype) == np.float16 else 1.0
+    narrow = [np.ascontiguousarray(part).astype(dtype) for part in (down / scale, up * scale)]
+    return Factors(narrow[0], narrow[1], shifts)
 
 
 def _pivoted(exact: FloatArray, kept: FloatArray, pivots: Pivots) -> tuple[FloatArray, FloatArray]:
@@ -93,11 +98,11 @@ def _pivoted(exact: FloatArray, kept: FloatArray, pivots: Pivots) -> tuple[Float
 
 
 # float16 ends at 65504. The products of a weight's rows may be larger than the weight, so what exceeds this goes from
-# `down` to `up`, whose entries are at most 1.
+# one factor to the other, whose entries are at most 1.
 _LARGEST_HALF = 1024.0
 
 
-def _balance(down: FloatArray) -> float:
-    """Return the power of two that brings `down` into float16's range, 1 where it is there."""
-    largest = float(np.abs(down).max(initial=0.0))
+def _balance(factor: FloatArray) -> float:
+    """Return the power of two that brings a factor into float16's range, 1 where it is there."""
+    largest = float(np.abs(factor).max(initial=0.0))
     return 1.0 if largest <= _LARGEST_HALF else 2.0 ** np.ceil(np.log2(largest / _LARGEST_HALF))

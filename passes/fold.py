@@ -22,6 +22,7 @@ from rankfold.passes.rewrite_pivoted import PivotedReplacement, mark_constants, 
 from rankfold.passes.site import Site, Use, read_bias, read_weight
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
+from rankfold.projections import Projection
 from rankfold.values import FloatArray, RankPlan
 
 
@@ -33,6 +34,7 @@ def fold(
     *,
     version: str,
     whole: Callable[[Site], Spectrum] | None = None,
+    projected: Callable[[Site, Projection], Factors] | None = None,
 ) -> Rewritten | None:
     """Return the model with every planned site folded; None where the plan folds nothing.
 
@@ -45,6 +47,7 @@ def fold(
         spectra: Site name to basis, for the folded sites at least.
         version: Recorded in the metadata with the pairs.
         whole: Gives a site's basis with its vectors at the time they are needed, where `spectra` lack them.
+        projected: Gives the factors of a site between its projections, where the plan has such.
 
     Raises:
         ModelError: A weight to be folded holds NaN or infinity.
@@ -52,7 +55,8 @@ def fold(
     ranks = {line.site: line.rank for line in plan.folded if line.rank is not None}
     if not ranks:
         return None
-    job = _Job(model, scan, ranks, spectra, whole)
+    between = {line.site: line.projection for line in plan.folded if line.projection is not None}
+    job = _Job(model, scan, ranks, spectra, whole, between=between, projected=projected)
     pivoted = {line.site for line in plan.folded if line.form == "pivoted"}
     # Before anything is written: the nodes depend on where a site's pivots lie.
     job = replace(job, pivots={site.name: job.choose_pivots(site) for site in job.sites if site.name in pivoted})
@@ -78,7 +82,7 @@ def fold(
 def full_rank(plan: RankPlan) -> RankPlan:
     """Return the plan that folds every site without loss, as pairs, for checking the rewriting itself."""
     lines = (
-        replace(line, rank=min(line.in_features, line.out_features), predicted_error=0.0, form="pair")
+        replace(line, rank=min(line.in_features, line.out_features), predicted_error=0.0, form="pair", projection=None)
         for line in plan.sites
     )
     return replace(plan, sites=tuple(lines), made_by="full rank")
@@ -110,6 +114,8 @@ class _Job:
     spectra: Mapping[str, Spectrum]
     whole: Callable[[Site], Spectrum] | None
     pivots: Mapping[str, Pivots] = field(default_factory=dict)
+    between: Mapping[str, Projection] = field(default_factory=dict)
+    projected: Callable[[Site, Projection], Factors] | None = None
 
     @property
     def sites(self) -> Iterator[Site]:
@@ -124,11 +130,15 @@ class _Job:
         fan_out = site.out_features - (rank if pivots and pivots.side == "output" else 0)
         down = np.zeros((*leading, fan_in, rank), site.stored_dtype)
         up = np.zeros((*leading, rank, fan_out), site.stored_dtype)
-        shifts = (np.zeros(site.out_features),) * len(site.uses) if self.spectra[site.name].centred else None
+        held = self.between.get(site.name) or self.spectra[site.name]
+        shifts = (np.zeros(site.out_features),) * len(site.uses) if held.centred else None
         return Factors(down, up, shifts, pivots)
 
     def factors(self, site: Site) -> Factors:
         """Return the factors themselves."""
+        if site.name in self.between:
+            assert self.projected is not None  # a plan with projections comes with what gives them
+            return self.projected(site, self.between[site.name])
         weight, rank = finite_weight(self.model, self.scan, site), self.ranks[site.name]
         return factorise(weight, self.basis(site), rank, dtype=site.stored_dtype, pivots=self.pivots.get(site.name))
 

@@ -11,6 +11,7 @@ from rankfold.passes.allocate import Choice, Curve, allocate, parameter_curve, w
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
+from rankfold.passes.utilized import STACKED, has_inputs, takes_mean
 from rankfold.values import Energy, Keep, RankPlan, SiteRank
 
 
@@ -100,6 +101,36 @@ def check_plan(plan: RankPlan, scan: Scan, *, model_digest: str) -> None:
                 f"site {line.site!r} has rank {line.rank} in the plan; expected 1 to {largest}, or null to leave it"
                 " dense"
             )
+    sites = {site.name: site for site in scan.sites}
+    for line in plan.sites:
+        if line.projection is not None:
+            _check_projection(line, sites[line.site])
+
+
+def _check_projection(line: SiteRank, site: Site) -> None:
+    projection = line.projection
+    assert projection is not None  # the caller asked
+    if not has_inputs(site):
+        raise PlanError(f"site {line.site!r} has a projection in the plan, and is {STACKED}; take the projection out")
+    if projection.centred and not takes_mean(site):
+        raise PlanError(
+            f"site {line.site!r} has a centred projection in the plan, and no bias that could take up the mean; set"
+            " centred to false, or make the plan anew"
+        )
+    for name, found, most in (
+        ("inputs", projection.inputs, line.in_features),
+        ("outputs", projection.outputs, line.out_features),
+    ):
+        if not 1 <= found <= most:
+            raise PlanError(
+                f"site {line.site!r} has a projection on {found} directions of its {name}; expected 1 to {most}"
+            )
+    if line.rank not in (None, projection.rank) or line.form != "pair":
+        raise PlanError(
+            f"site {line.site!r} has rank {line.rank}, {line.form}, and a projection on {projection.inputs} and"
+            f" {projection.outputs} directions; expected rank {projection.rank} as a pair, or null to leave it dense;"
+            " edit the projection's numbers too, or take the projection out for the best approximation of a rank"
+        )
 
 
 def with_predictions(plan: RankPlan, spectra: Mapping[str, Spectrum]) -> RankPlan:

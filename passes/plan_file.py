@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from rankfold.errors import PlanError
+from rankfold.projections import Projection
 from rankfold.values import Form, RankPlan, SiteRank
 
 SCHEMA_VERSION = 1
@@ -26,7 +27,7 @@ def plan_to_json(plan: RankPlan) -> str:
         "parameters_after": plan.parameters_after,
         "kept": round(plan.kept, 6),
     }
-    lines = ",\n    ".join(json.dumps(asdict(line)) for line in plan.sites)
+    lines = ",\n    ".join(json.dumps(_line(line)) for line in plan.sites)
     return json.dumps(head, indent=2)[:-2] + f',\n  "sites": [\n    {lines}\n  ]\n}}\n'
 
 
@@ -56,10 +57,35 @@ def plan_from_json(text: str) -> RankPlan:
 
 
 def plan_digest(plan: RankPlan) -> str:
-    """Return a short sha256 of the plan's ranks and forms, as it is recorded in the folded model."""
-    forms = ([line.site, line.rank, *([line.form] if line.form != "pair" else [])] for line in plan.sites)
-    ranks = json.dumps([plan.model_digest, list(forms)])  # a plan of pairs alone has the digest it always had
+    """Return a short sha256 of the plan's ranks, forms and projections, as it is recorded in the folded model."""
+    ranks = json.dumps([plan.model_digest, [_decided(line) for line in plan.sites]])
     return hashlib.sha256(ranks.encode()).hexdigest()[:16]
+
+
+def _decided(line: SiteRank) -> list[object]:
+    """Return what is decided of a site; of a plain pair of best approximation, what it always was."""
+    decided: list[object] = [line.site, line.rank, *([line.form] if line.form != "pair" else [])]
+    if line.projection is not None and line.rank is not None:
+        decided.append(asdict(line.projection))
+    return decided
+
+
+def _line(line: SiteRank) -> dict[str, Any]:
+    content = asdict(line)
+    if line.projection is None:
+        del content["projection"]
+    return content
+
+
+def _projection(entry: dict[str, Any] | None, site: str) -> Projection | None:
+    if entry is None:
+        return None
+    for name in ("inputs", "outputs"):
+        if isinstance(entry[name], bool) or not isinstance(entry[name], int):
+            raise TypeError(f"site {site!r} has a projection on {entry[name]!r} {name}; expected a whole number")
+    if not isinstance(entry["centred"], bool):
+        raise TypeError(f"site {site!r} has a projection with centred {entry['centred']!r}; expected true or false")
+    return Projection(entry["inputs"], entry["outputs"], entry["centred"])
 
 
 def _site_rank(entry: dict[str, Any]) -> SiteRank:
@@ -77,4 +103,5 @@ def _site_rank(entry: dict[str, Any]) -> SiteRank:
         predicted_error=float(entry["predicted_error"]),
         blocks=int(entry.get("blocks", 1)),
         form=form,
+        projection=_projection(entry.get("projection"), str(entry["site"])),
     )

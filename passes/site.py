@@ -14,6 +14,7 @@ from rankfold.passes.constants import ConstantTrace, evaluate
 from rankfold.passes.graph_index import GraphIndex
 from rankfold.passes.model_file import Model
 from rankfold.values import FeatureAxis, FloatArray, Request
+from rankfold.windows import Window
 
 Side = Literal["input", "output"]
 Centring = Literal["bias", "gemm", "add", "never"]
@@ -52,6 +53,7 @@ class Use:
             input it lacks, by a new Add, or not at all.
         sides: Where the rows of `x` or of `x W` can be seen: a convolution's kernel gathers its `x` inside the node,
             and what a node does to the product besides a known bias hides that.
+        window: What a convolution's kernel covers, where that is more than one place.
     """
 
     node: int
@@ -64,11 +66,12 @@ class Use:
     bias: Bias | None
     centred: Centring
     sides: tuple[Side, ...] = ("input", "output")
+    window: Window | None = None
 
     def request(self, side: Side, block: int | None = None) -> Request:
         """Return the request for the second moment of one side, of one matrix of a stack."""
         if side == "input":
-            return Request(self.activation, self.activation_axis, block)
+            return Request(self.activation, self.activation_axis, block, self.window)
         return Request(self.output, self.feature_axis, block)
 
 

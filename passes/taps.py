@@ -3,21 +3,25 @@
 Behind each tensor stand `rows = reshape(tensor, (-1, d))`, every `stride`-th of them from an offset on, and from those
 the gram matrix `rowsᵀ rows`, the column sums and the number of rows. Per batch this is one product in the runtime's own
 precision (sums over batches are float64), and it moves (d, d) numbers out of the runtime instead of a whole activation.
+What a convolution's kernel covers is gathered into rows first, by a grouped convolution that only copies.
 `benchmarks/calibration` measures it beside exposing the activations themselves.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from rankfold.passes.graph_index import onnx_opset
 from rankfold.passes.model_file import Model
 from rankfold.values import Request, TapNames, Tapped
+from rankfold.windows import Window
 
 _PREFIX = "rankfold_tap"
 _OFFSET = f"{_PREFIX}/offset"
@@ -112,6 +116,9 @@ def _add_tap(graph: GraphProto, request: Request, setting: TapSetting, place: tu
         graph.node.append(helper.make_node("Gemm", [rows, f"{prefix}/nothing", f"{prefix}/one"], [weights]))
     else:
         graph.node.extend(_unmasked(setting, prefix))
+    if request.window is not None:
+        kernel = _one_place_each(setting.features, request.window).astype(dtype)
+        graph.initializer.append(numpy_helper.from_array(kernel, f"{prefix}/places"))
     for left, right, name in ((rows, rows, names.gram), (weights, rows, names.total), (weights, weights, names.count)):
         graph.node.append(helper.make_node("Gemm", [left, right, zero], [name], transA=1))
         graph.output.append(helper.make_tensor_value_info(name, setting.onnx_type, None))
@@ -121,6 +128,9 @@ def _add_tap(graph: GraphProto, request: Request, setting: TapSetting, place: tu
 def _taken_rows(request: Request, setting: TapSetting, prefix: str) -> list[NodeProto]:
     """Flatten the tensor to (rows, features), take every stride-th row, and widen it to the type of the sums."""
     nodes, source, rank = [], request.tensor, setting.rank
+    if request.window is not None:
+        nodes.extend(_patches(request, setting, prefix))
+        source = f"{prefix}/patches"
     if request.block is not None:
         nodes.append(helper.make_node("Gather", [source, f"{prefix}/block"], [f"{prefix}/matrix"], axis=rank - 3))
         source, rank = f"{prefix}/matrix", rank - 1
@@ -140,6 +150,25 @@ def _taken_rows(request: Request, setting: TapSetting, prefix: str) -> list[Node
         helper.make_node("Cast", [f"{prefix}/sliced"], [f"{prefix}/wide"], to=setting.onnx_type),
         helper.make_node("Sub", [f"{prefix}/wide", f"{prefix}/pilot"], [f"{prefix}/{name}"]),
     ]
+
+
+def _patches(request: Request, setting: TapSetting, prefix: str) -> list[NodeProto]:
+    """Gather what the kernel covers into channels, by a convolution whose every channel copies one of its places."""
+    window = request.window
+    assert window is not None  # the caller asked
+    inputs = [f"{prefix}/windowed", f"{prefix}/places"]
+    groups = setting.features // math.prod(window.kernel)
+    gather = helper.make_node("Conv", inputs, [f"{prefix}/patches"], group=groups, auto_pad=window.auto_pad)
+    named = {"kernel_shape": window.kernel, "strides": window.strides, "dilations": window.dilations}
+    for name, value in {**named, "pads": window.pads}.items():
+        gather.attribute.extend([helper.make_attribute(name, value)] if value else [])
+    return [helper.make_node("Cast", [request.tensor], inputs[:1], to=setting.onnx_type), gather]
+
+
+def _one_place_each(features: int, window: Window) -> NDArray[np.float64]:
+    """Return a kernel, (features, 1, *kernel), that takes one place after the other of each channel."""
+    places = math.prod(window.kernel)
+    return np.tile(np.eye(places), (features // places, 1)).reshape(features, 1, *window.kernel)
 
 
 def _slice(source: str, target: str, setting: TapSetting, prefix: str) -> NodeProto:

@@ -29,6 +29,8 @@ OWN_LINE = {
     "rankfold.values": "values",
     "rankfold.budgets": "values",
     "rankfold.findings": "values",
+    "rankfold.projections": "values",
+    "rankfold.windows": "values",
     "rankfold.errors": "errors",
 }
 FOLDERS = ("passes", "runtime_calib", "training", "models", "tools")

@@ -19,6 +19,7 @@ from rankfold.tools.options import (
     RunOptions,
     Selection,
     ShowOptions,
+    UtilizedBudget,
     stage_options,
 )
 from rankfold.tools.output import exit_code, print_compression, print_json, print_text, print_warnings
@@ -29,6 +30,7 @@ from rankfold.values import RankPlan
 _NO_BUDGET = Budget()
 _NO_PLAN = PlanFile()
 _NO_TARGETS = Targets()
+_NOT_UTILIZED = UtilizedBudget()
 _SEARCH = SearchOptions()
 _ALL = Selection()
 _ALL_OUTPUTS = OutputChoice()
@@ -47,6 +49,7 @@ def compress(
     budget: Budget = _NO_BUDGET,
     plan_file: PlanFile = _NO_PLAN,
     targets: Targets = _NO_TARGETS,
+    utilized: UtilizedBudget = _NOT_UTILIZED,
     selection: Selection = _ALL,
     choice: OutputChoice = _ALL_OUTPUTS,
     calibration: CalibrationOptions = _CALIBRATION,
@@ -61,7 +64,7 @@ def compress(
     Args:
         model: The ONNX model.
     """
-    aimed = check_one_budget(budget, plan_file.plan, targets, limits)
+    aimed = check_one_budget(budget, plan_file.plan, targets, limits, utilized)
     request = Request(
         model=model,
         data=files.data,
@@ -73,11 +76,12 @@ def compress(
         max_drop=targets.max_drop,
         evaluate=chosen_evaluate(model, targets, batch_size=run.batch_size),
         speedup=targets.speedup,
+        utilized=utilized.utilized,
         report=files.report,
     )
     limits = replace(limits, max_error=None) if aimed else limits
     options = stage_options(run=run, calibration=calibration, selection=selection, choice=choice)
-    options = with_healing(with_search(options, search), healing)
+    options = replace(with_healing(with_search(options, search), healing), centred=not utilized.about_zero)
     done = run_compression(request, limits=limits, options=options, quiet=show.quiet)
     _show(done, files.report, as_json=show.json)
     return exit_code(done.limits)

@@ -24,7 +24,7 @@ class Request:
     """What is to be compressed, to what, and where the results go.
 
     Attributes:
-        keep, energy, plan, max_error, max_drop with evaluate, speedup: Exactly one is given.
+        keep, energy, plan, max_error, max_drop with evaluate, speedup, utilized: Exactly one is given.
         report: Folder of the report's files; None writes the model alone.
     """
 
@@ -38,6 +38,7 @@ class Request:
     max_drop: float | None = None
     evaluate: Evaluate | None = None
     speedup: float | None = None
+    utilized: float | None = None
     report: Path | None = None
 
 
@@ -73,6 +74,7 @@ def run_compression(request: Request, *, limits: Limits, options: Options, quiet
             max_drop=request.max_drop,
             evaluate=request.evaluate,
             speedup=request.speedup,
+            utilized=request.utilized,
             output=request.out,
             options=replace(options, held_out_to=held_out, progress=progress),
         )

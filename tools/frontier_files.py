@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rankfold.frontier import Frontier, FrontierPoint
 from rankfold.passes.plan_file import plan_to_json
+from rankfold.tools.pictures import PLOTS_MISSING, svg_text
 from rankfold.tools.report_files import write_text
 from rankfold.tools.report_json import SCHEMA_VERSION, to_text
 from rankfold.tools.tables import percent
@@ -99,33 +100,25 @@ def write_frontier(folder: Path, found: Frontier) -> tuple[str, ...]:
     written = f"Frontier: {folder / FRONTIER}, and a plan per point"
     picture = svg(found)
     if picture is None:
-        return written, f"{PICTURE} was not drawn: it needs matplotlib; pip install 'rankfold[plots]'"
+        return written, f"{PICTURE} was not drawn: {PLOTS_MISSING}"
     write_text(folder / PICTURE, picture)
     return written, f"Picture: {folder / PICTURE}"
 
 
 def svg(found: Frontier) -> str | None:
     """Return the curve as SVG, the same bytes each time; None without matplotlib."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    with rc_context({"svg.hashsalt": "rankfold"}):
-        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        kept = [100 * point.plan.kept for point in found.points]
-        axes.plot(kept, [point.error for point in found.points], "o-", label="samples that decided nothing")
-        axes.set_xlabel("parameters of foldable weights kept, %")
-        axes.set_ylabel("relative L2 of the worst output")
-        axes.set_ylim(bottom=0)
-        axes.grid(visible=True, alpha=0.3)
-        axes.legend()
-        page = io.StringIO()
-        figure.savefig(page, format="svg", metadata={"Date": None})
-    return page.getvalue()
+    return svg_text(partial(_draw, found=found), inches=_SIZE_INCHES)
+
+
+def _draw(figure: Any, *, found: Frontier) -> None:
+    axes = figure.add_subplot()
+    kept = [100 * point.plan.kept for point in found.points]
+    axes.plot(kept, [point.error for point in found.points], "o-", label="samples that decided nothing")
+    axes.set_xlabel("parameters of foldable weights kept, %")
+    axes.set_ylabel("relative L2 of the worst output")
+    axes.set_ylim(bottom=0)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
 
 
 def _bar(share: float) -> str:

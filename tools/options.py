@@ -87,6 +87,18 @@ class Budget:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class UtilizedBudget:
+    """Utilized rank instead of a budget."""
+
+    utilized: Annotated[Share, Parameter(group=BUDGET_GROUP)] = None
+    """Share of the variance of every site's inputs and of its outputs: each weight W becomes P_S W P_T, projected on
+    the fewest directions of either that hold it, in (0, 1]."""
+    about_zero: Annotated[bool, Parameter(group=BUDGET_GROUP, negative="", show_default=False)] = False
+    """With --utilized: take that variance about zero, not about the mean."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class PlanFile:
     """A rank plan instead of a budget."""
 

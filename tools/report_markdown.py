@@ -7,7 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from rankfold.findings import Latency, OutputDiscrepancy, Report, SiteOutcome, Size
 from rankfold.tools.limits import Limit, limit_message
 from rankfold.tools.report_search import healing_section, tried_section
-from rankfold.tools.tables import change, lost, milliseconds, percent, rank_text, shape_text, skip_reasons
+from rankfold.tools.tables import (
+    change,
+    lost,
+    milliseconds,
+    percent,
+    projection_cells,
+    rank_text,
+    shape_text,
+    skip_reasons,
+)
 from rankfold.tools.target_text import target_lines
 
 _SITES_SHOWN = 24
@@ -167,16 +176,21 @@ def _sites(report: Report) -> Iterator[str]:
         yield ""
     yield "Errors are shares of the site's output energy: predicted on calibration rows, measured on held-out rows."
     yield ""
-    head = ("site", "in × out", "rank", "parameters", "predicted error", "measured error")
-    yield from _table(head, map(_site_row, shown))
+    between = ("k_S", "k_T", "by P_S alone", "by P_T alone") if any(site.losses for site in report.sites) else ()
+    if between:
+        yield "Kept are k_S directions of the inputs and k_T of the outputs; what each alone loses stands beside them."
+        yield ""
+    head = ("site", "in × out", "rank", "parameters", *between, "predicted error", "measured error")
+    yield from _table(head, (_site_row(site, between=bool(between)) for site in shown))
 
 
-def _site_row(site: SiteOutcome) -> tuple[str, ...]:
+def _site_row(site: SiteOutcome, *, between: bool) -> tuple[str, ...]:
     return (
         _code(site.name),
         shape_text(site),
         rank_text(site),
         change(site.parameters_before, site.parameters_after),
+        *(projection_cells(site) if between else ()),
         lost(site.predicted_error),
         lost(site.measured_error),
     )

@@ -98,7 +98,8 @@ def analysis_table(analysis: Analysis) -> Table:
 
 def outcome_table(report: Report) -> Table:
     """Return what became of every site."""
-    columns = ("in × out", "rank", "parameters", "predicted error", "measured error")
+    between = ("k_S", "k_T", "by P_S alone", "by P_T alone") if any(site.losses for site in report.sites) else ()
+    columns = ("in × out", "rank", "parameters", *between, "predicted error", "measured error")
     table = _table("Sites (share of output energy lost)", "site", columns)
     for site in report.sites:
         table.add_row(
@@ -106,10 +107,19 @@ def outcome_table(report: Report) -> Table:
             shape_text(site),
             rank_text(site),
             change(site.parameters_before, site.parameters_after),
+            *(projection_cells(site) if between else ()),
             lost(site.predicted_error),
             lost(site.measured_error),
         )
     return table
+
+
+def projection_cells(site: SiteOutcome) -> tuple[str, str, str, str]:
+    """Return a site's k_S, k_T and what each projection alone loses; dashes where it has none."""
+    if site.projection is None or site.losses is None:
+        return "-", "-", "-", "-"
+    kept, losses = site.projection, site.losses
+    return str(kept.inputs), str(kept.outputs), lost(losses.inputs), lost(losses.outputs)
 
 
 def size_table(report: Report) -> Table:

@@ -13,10 +13,19 @@ from rankfold.labelled import ScoreName, labelled_evaluate
 from rankfold.options import Allocation, Basis, Options
 from rankfold.runtime_calib.distance import MetricName
 from rankfold.runtime_calib.eval_script import script_evaluate
-from rankfold.tools.options import BUDGET_GROUP, Budget, Limits, UsageError, is_not_negative, is_positive
+from rankfold.tools.options import (
+    BUDGET_GROUP,
+    Budget,
+    Limits,
+    UsageError,
+    UtilizedBudget,
+    is_not_negative,
+    is_positive,
+)
 
 _SCORING = Group("Scoring, for --max-drop", sort_key=1)
 _SEARCH = Group("Search", sort_key=4)
+_NOT_UTILIZED = UtilizedBudget()
 _SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
 
 
@@ -79,7 +88,9 @@ def with_search(options: Options, search: SearchOptions) -> Options:
     )
 
 
-def check_one_budget(budget: Budget, plan: Path | None, targets: Targets, limits: Limits) -> bool:
+def check_one_budget(
+    budget: Budget, plan: Path | None, targets: Targets, limits: Limits, utilized: UtilizedBudget = _NOT_UTILIZED
+) -> bool:
     """Check that exactly one budget was stated, and tell whether it is --max-error, which beside another is a limit.
 
     Raises:
@@ -88,6 +99,7 @@ def check_one_budget(budget: Budget, plan: Path | None, targets: Targets, limits
     stated = {
         "--keep": budget.keep,
         "--energy": budget.energy,
+        "--utilized": utilized.utilized,
         "--plan": plan,
         "--max-drop": targets.max_drop,
         "--speedup": targets.speedup,
@@ -99,6 +111,8 @@ def check_one_budget(budget: Budget, plan: Path | None, targets: Targets, limits
         )
     if (targets.max_drop is None) != (targets.eval is None):
         raise UsageError("--max-drop and --eval belong together: what may be lost, and of what")
+    if utilized.about_zero and utilized.utilized is None:
+        raise UsageError("--about-zero goes with --utilized: it says what that variance is about")
     if not found and not limits.max_error:
         raise UsageError("--max-error 0 allows no fold; give more")
     return not found

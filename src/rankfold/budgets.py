@@ -1,9 +1,36 @@
-"""Budgets stated by what a plan may cost in quality or has to bring in speed, and how close a plan came to them."""
+"""What a plan has to meet, in size, quality or speed, and how close a plan came to it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Budget: keep at most this share of the parameters of all distinct foldable weights, in (0, 1]."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Budget: keep at least this share of every site's output energy on the calibration rows, in (0, 1]."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class Utilized:
+    """Budget: every weight at its utilized rank, between projections that keep a share of the variance, in (0, 1].
+
+    Attributes:
+        share: Of the variance of a weight's inputs, and of that of its outputs.
+        centred: Whether the variance is taken about the mean; else about zero.
+    """
+
+    share: float
+    centred: bool = True
 
 
 @dataclass(frozen=True)

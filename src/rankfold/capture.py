@@ -16,6 +16,7 @@ from rankfold.measures import versions
 from rankfold.memory import runs_lean
 from rankfold.options import Options
 from rankfold.passes.fold import finite_weight
+from rankfold.passes.graph_checks import check_measurable
 from rankfold.passes.graph_index import onnx_opset
 from rankfold.passes.model_file import Model, input_specs
 from rankfold.passes.sites import Scan
@@ -107,6 +108,20 @@ def _settings_of(
 ) -> dict[Request, TapSetting]:
     counted = 1.0 if options.mask is None else reading.counted(options.mask)
     return tap_settings(model, scan, first.feed, reading.source.count, counted=counted, options=options)
+
+
+@contextmanager
+def captured(model: Model, scan: Scan, data: DataLike, options: Options) -> Iterator[Calibration]:
+    """Yield the moments of a model's sites; they may be mapped from files that are gone afterwards.
+
+    Raises:
+        ModelError: The model cannot be measured.
+        CalibrationDataError: The data does not fit.
+    """
+    check_measurable(model.given.path, model.given.proto)
+    with work_folder(options) as work:
+        spool = options.held_out_to or work / "held_out.npz"
+        yield capture(model, scan, data, spool, work=work, options=options)
 
 
 @contextmanager

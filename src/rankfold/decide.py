@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from rankfold.answers import Found, faster_uniform, found_plan
-from rankfold.budgets import Answer, MaxError, Speedup, Tried
+from rankfold.budgets import Answer, MaxError, Speedup, Tried, Utilized
 from rankfold.choose import UNIFORM_BECAUSE, Study, hindrance, with_tails
 from rankfold.errors import PlanError
 from rankfold.evaluation import MaxDrop, Score
@@ -22,6 +22,7 @@ from rankfold.passes.plan import make_plan, site_curves, with_predictions
 from rankfold.passes.site import Site
 from rankfold.passes.sites import Scan, unmatched_patterns
 from rankfold.passes.spectrum import Spectrum
+from rankfold.projecting import Projected, dense_notes, projected, utilized_plan, with_losses
 from rankfold.runtime_calib.threads import limited_threads
 from rankfold.sensing import UNSENSED, Sensitivity
 from rankfold.stated import Budget, searches
@@ -42,6 +43,7 @@ class Decision:
         answer: How close the plan came to a target.
         before: What the original scored by a user's own measure.
         sensitivity: What the outputs make of errors in each site.
+        notes: What a reader should know of the plan.
     """
 
     plan: RankPlan
@@ -53,6 +55,7 @@ class Decision:
     answer: Answer | None = None
     before: Score | None = None
     sensitivity: Sensitivity = UNSENSED
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Grounds:
         calibration: Without moments where all vectors are there.
         choosing: Whether there are samples to choose a plan on.
         sensitivity: What the outputs make of errors in each site.
+        projected: What projections make of each site that has some.
     """
 
     study: Study
@@ -78,6 +82,7 @@ class Grounds:
     calibration: Calibration
     choosing: bool
     sensitivity: Sensitivity = UNSENSED
+    projected: Mapping[str, Projected] = field(default_factory=dict)
 
 
 def decide(grounds: Grounds, budget: Budget) -> Decision:
@@ -88,6 +93,7 @@ def decide(grounds: Grounds, budget: Budget) -> Decision:
     plan = with_predictions(found.plan, spectra)
     told = (*grounds.warnings, *([reason] if reason else []))
     outcomes = site_outcomes(study.scan, plan, spectra, grounds.tails)
+    plan, outcomes = with_losses(plan, outcomes, grounds.projected)
     return Decision(
         plan,
         spectra,
@@ -98,6 +104,7 @@ def decide(grounds: Grounds, budget: Budget) -> Decision:
         found.answer,
         found.before,
         grounds.sensitivity,
+        dense_notes(plan, study.scan, budget),
     )
 
 
@@ -109,6 +116,7 @@ def grounds_of(
     *,
     choosing: Path | None = None,
     sensitivity: Sensitivity = UNSENSED,
+    budget: Budget | None = None,
 ) -> Grounds:
     """Return what decisions about a model are made on.
 
@@ -118,8 +126,10 @@ def grounds_of(
         options: Memory, progress, and how plans are searched for.
         choosing: The held-out batches to choose a plan on; None chooses none.
         sensitivity: What the outputs make of errors in each site.
+        budget: Where it has projections, what they make of the sites is found out too.
     """
     spectra, warnings = {}, []
+    found: dict[str, Projected] = {}
     tails: dict[str, FloatArray] = {}
     losses: dict[str, FloatArray] = {}
     room = options.memory_bytes * _VECTORS_SHARE
@@ -130,14 +140,16 @@ def grounds_of(
         if calibration.choosing:
             losses[site.name] = held_out_tails(model, scan, site, basis, (calibration.moments, calibration.choosing))
         warnings.append(warning)
+        if (between := projected(model, scan, site, calibration, budget)) is not None:
+            found[site.name] = between
     told = (*pattern_warnings(scan, options), *filter(None, warnings), *_data_warnings(calibration))
     curves = site_curves(scan, spectra)
     curves = with_tails(curves, losses) if losses else curves
     rows = rows_per_sample(scan, calibration)
-    rest = replace(calibration, held_out={}, choosing={}, moments={} if room >= 0 else calibration.moments)
+    rest = replace(calibration, held_out={}, choosing={}, moments=calibration.moments if room < 0 or found else {})
     whole = _whole(model, scan, spectra, rest, sensitivity)
     study = Study(model, scan, curves, whole, choosing or Path(), options, _predicted(scan, spectra, sensitivity))
-    return Grounds(study, spectra, tails, rows, told, rest, choosing is not None, sensitivity)
+    return Grounds(study, spectra, tails, rows, told, rest, choosing is not None, sensitivity, found)
 
 
 def _predicted(scan: Scan, spectra: Mapping[str, Spectrum], sensitivity: Sensitivity) -> dict[str, float]:
@@ -158,6 +170,8 @@ def _found(grounds: Grounds, budget: Budget, hindered: str | None) -> Found:
     if isinstance(budget, RankPlan):
         fixed = (scan.fixed_parameters, scan.fixed_dense_parameters)
         return Found(replace(budget, fixed_parameters=fixed[0], fixed_dense_parameters=fixed[1]))
+    if isinstance(budget, Utilized):
+        return Found(utilized_plan(model, scan, budget, grounds.projected))
     if isinstance(budget, Keep | Energy) and (hindered or not searches(budget, study.options) or not scan.sites):
         curves = site_curves(scan, grounds.spectra)
         return Found(make_plan(scan, curves, budget, model_digest=model.digest))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rankfold.budgets import Answer, Evaluation, Tried
+from rankfold.projections import Losses, Projection
 from rankfold.values import Form, RankPlan, Skipped
 
 
@@ -119,6 +120,8 @@ class SiteOutcome:
         centred: True where the mean was taken out and the bias corrected.
         blocks: How many matrices of that shape are stacked.
         form: How the matrix of that rank is stored.
+        projection: The directions that projections keep, or would where the site stays dense; None without such.
+        losses: What they lose on the calibration rows, each alone and both.
     """
 
     name: str
@@ -135,6 +138,8 @@ class SiteOutcome:
     centred: bool
     blocks: int = 1
     form: Form = "pair"
+    projection: Projection | None = None
+    losses: Losses | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 from onnx import ModelProto
 
-from rankfold.findings import SiteOutcome, SiteSummary, Size
+from rankfold.findings import Analysis, SiteOutcome, SiteSummary, Size
 from rankfold.passes.graph_checks import all_tensors
 from rankfold.passes.model_file import Model
 from rankfold.passes.site import Site
@@ -34,6 +34,19 @@ _PACKAGES = (
 def break_even_rank(in_features: int, out_features: int) -> int:
     """Return the largest rank at which a plain pair holds fewer parameters than the weight; 0 if there is none."""
     return (in_features * out_features - 1) // (in_features + out_features)
+
+
+def analysis_of(model: Model, scan: Scan, spectra: Mapping[str, Spectrum], warnings: tuple[str, ...]) -> Analysis:
+    """Return what a model holds that can be folded, with the ranks it uses where spectra are there."""
+    return Analysis(
+        model_digest=model.digest,
+        sites=site_summaries(scan, spectra),
+        skipped=scan.skipped,
+        folded_before=len(scan.pairs),
+        foldable_parameters=scan.fixed_dense_parameters + sum(site.parameters for site in scan.sites),
+        warnings=warnings,
+        inlined=model.inlined,
+    )
 
 
 def site_summaries(scan: Scan, spectra: Mapping[str, Spectrum]) -> tuple[SiteSummary, ...]:

@@ -64,6 +64,7 @@ class Options:
             ...) each, that gives a loss per sample.
         weights: Output name to its weight in that judgement; those it leaves out weigh 1, and 0 leaves one out.
         forwards: Samples that a search runs per layer at most.
+        centred: Whether utilized rank is of variances about the mean; else about zero.
         heal: What `compress` does to the result: `none`, `refit`, `distill` or `finetune`, as `heal` does.
         heal_passes: Over the data while training, at most.
         held_out_to: Where to keep the held-out batches; None drops them.
@@ -87,6 +88,7 @@ class Options:
     metric: Metric = "auto"
     weights: Mapping[str, float] = field(default_factory=dict)
     forwards: int = 100
+    centred: bool = True
     heal: Literal["none", "refit", "distill", "finetune"] = "none"
     heal_passes: int = 4
     held_out_to: Path | None = None

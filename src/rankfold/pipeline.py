@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankfold import __version__
+from rankfold.budgets import Utilized
 from rankfold.calibration_file import load_calibration as load_calibration
 from rankfold.calibration_file import save_calibration as save_calibration
-from rankfold.capture import capture, work_folder
+from rankfold.capture import capture, captured, work_folder
 from rankfold.decide import Grounds, decide, grounds_of, pattern_warnings, site_spectra, whole_bases
 from rankfold.errors import PlanError
 from rankfold.evaluation import Evaluate
@@ -20,7 +20,7 @@ from rankfold.findings import Analysis, Discrepancy, Latency, Report
 from rankfold.frontier import Frontier as Frontier
 from rankfold.frontier import frontier as frontier
 from rankfold.heal_inside import check_healing, heal_inside
-from rankfold.measures import site_summaries
+from rankfold.measures import analysis_of
 from rankfold.memory import runs_lean
 from rankfold.opening import open_model, with_outputs
 from rankfold.options import Options as Options
@@ -33,6 +33,7 @@ from rankfold.passes.plan import make_plan as plan_for
 from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
+from rankfold.projecting import prepared, projected_factors_of
 from rankfold.proof import latencies
 from rankfold.reporting import report_on, with_evaluation
 from rankfold.runtime_calib.checkpoint_folder import check_outside
@@ -41,6 +42,8 @@ from rankfold.runtime_calib.feeds import DataLike, batched, open_source
 from rankfold.runtime_calib.threads import limited_threads
 from rankfold.sensing import gradients_hindered, sense
 from rankfold.stated import Budget, Stated, searches, stated_budget
+from rankfold.utilization import Utilization as Utilization
+from rankfold.utilization import utilization as utilization
 from rankfold.values import Calibration, Energy, Keep, RankPlan
 
 PathLike = str | os.PathLike[str]
@@ -67,17 +70,9 @@ def analyze(model: PathLike, data: DataLike | None = None, *, options: Options =
     spectra: Mapping[str, Spectrum] = {}
     warnings = pattern_warnings(scan, options)
     if data is not None:
-        with _captured(loaded, scan, data, options) as calibration:
+        with captured(loaded, scan, data, options) as calibration:
             spectra, warnings = site_spectra(loaded, scan, calibration, options)
-    return Analysis(
-        model_digest=loaded.digest,
-        sites=site_summaries(scan, spectra),
-        skipped=scan.skipped,
-        folded_before=len(scan.pairs),
-        foldable_parameters=scan.fixed_dense_parameters + sum(site.parameters for site in scan.sites),
-        warnings=warnings,
-        inlined=loaded.inlined,
-    )
+    return analysis_of(loaded, scan, spectra, warnings)
 
 
 def calibrate(
@@ -98,7 +93,7 @@ def calibrate(
     """
     check_outside(options.checkpoint, (None if output is None else Path(output), options.held_out_to))
     loaded, scan = open_model(model, options)
-    with _captured(loaded, scan, data, options) as calibration:
+    with captured(loaded, scan, data, options) as calibration:
         if output is not None:
             save_calibration(calibration, output)
         return calibration
@@ -136,6 +131,7 @@ def compress(  # the public way in: one budget of several, and where the result 
     max_drop: float | None = None,
     evaluate: Evaluate | None = None,
     speedup: float | None = None,
+    utilized: float | None = None,
     output: PathLike | None = None,
     options: Options = Options(),
 ) -> Result:
@@ -151,14 +147,14 @@ def compress(  # the public way in: one budget of several, and where the result 
         max_drop, evaluate: Or: how much less than the original the result may score, and the score: a function that is
             given `predict` (feed dict to outputs by name) and returns a number, or one per sample; higher is better.
         speedup: Or: by how much the FLOPs of the foldable layers shall fall, above 1.
+        utilized: Or: share of the variance of each site's inputs and outputs that projections on them keep, in (0, 1].
         output: Where the result goes; by default beside the model, `NAME.folded.onnx`.
         options: Everything else.
 
     Raises:
         RankfoldError: One of its children, with what to do; nothing is written then.
     """
-    stated = Stated(keep, energy, plan, max_error, max_drop, evaluate, speedup)
-    budget = stated_budget(stated)
+    budget = stated_budget(Stated(keep, energy, plan, max_error, max_drop, evaluate, speedup, utilized))
     loaded, scan = open_model(model, options)
     check_measurable(loaded.given.path, loaded.given.proto)
     path = Path(output) if output is not None else loaded.given.path.with_suffix(".folded.onnx")
@@ -167,12 +163,16 @@ def compress(  # the public way in: one budget of several, and where the result 
     check_healing(data, options)
     if isinstance(budget, RankPlan):
         check_plan(budget, scan, model_digest=loaded.digest)
+    scan, budget = prepared(scan, budget, options)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads(), work_folder(options) as work:
         spool = options.held_out_to or Path(folder) / "held_out.npz"
         decision = decide(_grounds((loaded, scan), data, budget, (spool, work, Path(folder)), options), budget)
         whole = whole_bases(loaded, scan, decision)
+        between = projected_factors_of(loaded, scan, decision.calibration)
         with staged(path) as place:
-            folded = fold(loaded, scan, decision.plan, decision.spectra, version=__version__, whole=whole)
+            folded = fold(
+                loaded, scan, decision.plan, decision.spectra, version=__version__, whole=whole, projected=between
+            )
             write_model(folded, loaded if folded else loaded.given, place)
             healing = heal_inside(loaded.given, place, data, Path(folder), options) if folded else None
             report = report_on(loaded, scan, decision, (place, spool), options)
@@ -186,14 +186,14 @@ def _grounds(
     """Return what a decision is made on; `places` are for the held-out batches, for sums and for gradients."""
     model, scan = opened
     spool, work, folder = places
-    if isinstance(budget, Energy):
-        options = replace(options, basis="data")  # its shares are of the energy itself
+    if isinstance(budget, Energy | Utilized):
+        options = replace(options, basis="data")  # its shares are of energy and variance themselves
     sampled = work / "sampled.npz" if gradients_hindered(model, options) is None else None
     choosing = work / "choosing.npz" if searches(budget, options) or options.heal != "none" else None
     calibration = capture(model, scan, data, spool, work=work, options=options, choosing=choosing, sampled=sampled)
     sensitivity = sense(model, scan, sampled, folder / "gradients", options=options)
     tried_on = choosing if searches(budget, options) else None
-    return grounds_of(model, scan, calibration, options, choosing=tried_on, sensitivity=sensitivity)
+    return grounds_of(model, scan, calibration, options, choosing=tried_on, sensitivity=sensitivity, budget=budget)
 
 
 def _check_place(path: Path, model: Model, data: DataLike, options: Options) -> None:
@@ -229,11 +229,3 @@ def bench(base: PathLike, candidate: PathLike, data: DataLike, *, options: Optio
     first, second = load_model(base), load_model(candidate)
     feed = next(batched(open_source(data, input_specs(first)).units, options.batch_size))
     return latencies(first, second.path, feed, lean=runs_lean(first, options), options=options)
-
-
-@contextmanager
-def _captured(model: Model, scan: Scan, data: DataLike, options: Options) -> Iterator[Calibration]:
-    check_measurable(model.given.path, model.given.proto)
-    with work_folder(options) as work:
-        spool = options.held_out_to or work / "held_out.npz"
-        yield capture(model, scan, data, spool, work=work, options=options)

@@ -56,7 +56,7 @@ def report_on(model: Model, scan: Scan, decision: Decision, places: tuple[Path, 
         inlined=model.inlined if plan.folded else (),
         tried=decision.tried,
         answer=decision.answer,
-        notes=(*memory_notes(model, calibration, options), *decision.sensitivity.notes),
+        notes=(*memory_notes(model, calibration, options), *decision.sensitivity.notes, *decision.notes),
     )
 
 

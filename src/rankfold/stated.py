@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rankfold.budgets import MaxError, Speedup
+from rankfold.budgets import MaxError, Speedup, Utilized
 from rankfold.errors import PlanError
 from rankfold.evaluation import Evaluate, MaxDrop
 from rankfold.options import Options, is_number
 from rankfold.values import Energy, Keep, RankPlan
 
-Budget = Keep | Energy | MaxError | MaxDrop | Speedup | RankPlan
+Budget = Keep | Energy | Utilized | MaxError | MaxDrop | Speedup | RankPlan
 
-_NAMES = "keep, energy, plan, max_error, max_drop with evaluate, and speedup"
+_SHARES: dict[str, type[Keep | Energy | Utilized]] = {"keep": Keep, "energy": Energy, "utilized": Utilized}
+_NAMES = "keep, energy, utilized, plan, max_error, max_drop with evaluate, and speedup"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Stated:
     max_drop: float | None = None
     evaluate: Evaluate | None = None
     speedup: float | None = None
+    utilized: float | None = None
 
 
 def stated_budget(stated: Stated) -> Budget:
@@ -39,7 +41,7 @@ def stated_budget(stated: Stated) -> Budget:
         raise PlanError("max_drop and evaluate belong together: how much less a model may score, and the score")
     if evaluate is not None and not callable(evaluate):
         raise PlanError(f"evaluate is a {type(evaluate).__name__}; expected a function that takes predict")
-    names = ("keep", "energy", "plan", "max_error", "max_drop", "speedup")
+    names = ("keep", "energy", "plan", "max_error", "max_drop", "speedup", "utilized")
     given = [(name, value) for name in names if (value := getattr(stated, name)) is not None]
     if len(given) != 1:
         raise PlanError(f"{len(given)} budgets were given; expected exactly one of {_NAMES}")
@@ -61,10 +63,10 @@ def searches(budget: Budget, options: Options) -> bool:
 def _checked(name: str, value: object, evaluate: Evaluate | None) -> Budget:
     """Return the budget of that name."""
     number = float(value) if is_number(value) else float("nan")  # type: ignore[arg-type]
-    if name in ("keep", "energy"):
+    if name in _SHARES:
         if not 0 < number <= 1:
             raise PlanError(f"the share is {value!r}; expected a number above 0 and at most 1")
-        return Keep(number) if name == "keep" else Energy(number)
+        return _SHARES[name](number)
     if name == "max_error":
         if not 0 < number < float("inf"):
             raise PlanError(f"max_error is {value!r}; expected a relative L2 above 0, such as 0.05")

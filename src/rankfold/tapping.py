@@ -66,6 +66,11 @@ def _setting(
     """Return one request's setting; `data` are the units to come and the share of rows under the mask that counts."""
     values = _rows(request, seen.values)
     rows, features = values.shape
+    pilot = _pilot(values)
+    if request.window is not None:  # a row per place of the output; the pilot only has to be near the mean
+        places = math.prod(request.window.kernel)
+        rows, features = rows // math.prod(request.window.strides), features * places
+        pilot = tuple(value for value in pilot for _ in range(places))
     masked = _masked(request, seen.shape, padding)
     if stride is None:
         units, counted = data[0], data[1] if masked else 1.0
@@ -74,7 +79,7 @@ def _setting(
     return TapSetting(
         features=features,
         rank=len(seen.shape),
-        pilot=_pilot(values),
+        pilot=pilot,
         stride=stride,
         masked=masked,
         wide=seen.dtype == "float64",
@@ -87,7 +92,7 @@ def _masked(request: Request, shape: tuple[int, ...], padding: tuple[int, ...]) 
     Rows that were flattened to one axis are taken to be in the mask's order, and an axis of one between samples and
     tokens changes nothing.
     """
-    if not padding or request.block is not None:
+    if not padding or request.block is not None or request.window is not None:
         return ""
     feature = request.feature_axis % len(shape)
     leading = tuple(extent for axis, extent in enumerate(shape) if axis != feature)

@@ -13,6 +13,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rankfold.budgets import Energy as Energy
+from rankfold.budgets import Keep as Keep
+from rankfold.projections import Projection as Projection
+from rankfold.windows import Window
+
 FloatArray = NDArray[np.float64]
 Feed = dict[str, NDArray[np.generic]]
 """One batch: input name to array."""
@@ -50,11 +55,13 @@ class Request:
         tensor: Its name.
         feature_axis: Where its features lie; 1 for the channels of a convolution.
         block: Of a stack of matrices along the axis before the last two, the one that is meant; None for all rows.
+        window: Of a convolution's input, what the kernel covers; its rows are those, and the axis that of the channels.
     """
 
     tensor: str
     feature_axis: FeatureAxis = -1
     block: int | None = None
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -141,20 +148,6 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Keep:
-    """Budget: keep at most this share of the parameters of all distinct foldable weights, in (0, 1]."""
-
-    share: float
-
-
-@dataclass(frozen=True)
-class Energy:
-    """Budget: keep at least this share of every site's output energy on the calibration rows, in (0, 1]."""
-
-    share: float
-
-
-@dataclass(frozen=True)
 class Calibration:
     """What one run over the data collected, on the rows that decide and on the rows that only report.
 
@@ -186,6 +179,7 @@ class SiteRank:
         predicted_error: Share of the site's output energy lost on the calibration rows, in [0, 1].
         blocks: How many matrices of that shape are stacked; they have one rank.
         form: How the matrix of that rank is stored.
+        projection: What gives the rank, where that is no best approximation.
     """
 
     site: str
@@ -195,6 +189,7 @@ class SiteRank:
     predicted_error: float
     blocks: int = 1
     form: Form = "pair"
+    projection: Projection | None = None
 
     @property
     def dense_parameters(self) -> int:
