@@ -66,7 +66,7 @@ def _setting(
     """Return one request's setting; `data` are the units to come and the share of rows under the mask that counts."""
     values = _rows(request, seen.values)
     rows, features = values.shape
-    masked = _masked(request, seen.shape, padding)
+    masked = "" if request.block is not None else mask_order(seen.shape, request.feature_axis, padding)
     if stride is None:
         units, counted = data[0], data[1] if masked else 1.0
         stride = 1 if units is None else int(units * rows * counted / (ROWS_PER_FEATURE * max(features, 1)))
@@ -81,15 +81,15 @@ def _setting(
     )
 
 
-def _masked(request: Request, shape: tuple[int, ...], padding: tuple[int, ...]) -> Masked:
-    """Return in which order a tensor's rows follow the mask, by its axes other than the features'.
+def mask_order(shape: tuple[int, ...], feature_axis: int, padding: tuple[int, ...]) -> Masked:
+    """Return in which order a tensor's rows follow the mask, by its axes other than the features'; "" without a mask.
 
     Rows that were flattened to one axis are taken to be in the mask's order, and an axis of one between samples and
     tokens changes nothing.
     """
-    if not padding or request.block is not None:
+    if not padding:
         return ""
-    feature = request.feature_axis % len(shape)
+    feature = feature_axis % len(shape)
     leading = tuple(extent for axis, extent in enumerate(shape) if axis != feature)
     plain = tuple(extent for place, extent in enumerate(leading) if extent != 1 or place in (0, len(leading) - 1))
     if padding in (leading, plain) or leading == (math.prod(padding),):
