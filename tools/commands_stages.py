@@ -11,6 +11,7 @@ from rankfold import pipeline
 from rankfold.options import Options
 from rankfold.passes.plan_file import plan_to_json
 from rankfold.passes.write_model import check_no_input, check_writable
+from rankfold.tools.commands_activations import analyze_activations
 from rankfold.tools.options import (
     Budget,
     CalibrationOptions,
@@ -24,11 +25,13 @@ from rankfold.tools.output import print_json, print_tables, print_text, print_wa
 from rankfold.tools.progress import shown_progress
 from rankfold.tools.report_files import write_text
 from rankfold.tools.report_json import analysis_to_json, calibration_to_json
+from rankfold.tools.representation_options import ActivationOptions, check_activation_options
 from rankfold.tools.run_notes import note_output_folder
 from rankfold.tools.tables import analysis_table, plan_table, skipped_table
 
 _NO_BUDGET = Budget()
 _ALL = Selection()
+_NO_ACTIVATIONS = ActivationOptions()
 _CALIBRATION = CalibrationOptions()
 _RUN = RunOptions()
 _SHOW = ShowOptions()
@@ -39,6 +42,7 @@ def analyze(
     /,
     *,
     data: Path | None = None,
+    activations: ActivationOptions = _NO_ACTIVATIONS,
     selection: Selection = _ALL,
     calibration: CalibrationOptions = _CALIBRATION,
     run: RunOptions = _RUN,
@@ -50,8 +54,11 @@ def analyze(
         model: The ONNX model.
         data: Calibration data; with it, the ranks that hold most of each output's energy are listed too.
     """
+    check_activation_options(activations, data, calibration.checkpoint)
     with shown_progress(quiet=show.quiet) as progress:
         options = stage_options(run=run, calibration=calibration, selection=selection, progress=progress)
+        if activations.activations is not None and data is not None:
+            return analyze_activations(model, data, activations, options=options, json=show.json)
         found = pipeline.analyze(model, data, options=options)
     print_warnings(found.warnings)
     if show.json:

@@ -27,6 +27,7 @@ class WeightRanks:
 
     Attributes:
         site, op_type: Its name, and the operator that multiplies by it.
+        blocks: How many matrices of that shape are stacked.
         activation: The tensor that its first use reads.
         ranks: Of its squared singular values; of a stack, of all its matrices' together.
         distance: `√(Σ_{i > K} σ_i²)`: how far it is from rank K, the number of classes; of a stack, of each matrix.
@@ -38,6 +39,7 @@ class WeightRanks:
     op_type: str
     in_features: int
     out_features: int
+    blocks: int
     activation: str
     ranks: RankMeasures
     distance: float
@@ -85,6 +87,7 @@ def weight_ranks(model: Model, scan: Scan, before: Mapping[str, Collapse], class
                 op_type=site.op_type,
                 in_features=site.in_features,
                 out_features=site.out_features,
+                blocks=site.blocks,
                 activation=site.uses[0].activation,
                 ranks=rank_measures(without_rounding(squares)),
                 distance=distance,
