@@ -80,6 +80,6 @@ def distance_to_rank(singular: FloatArray, rank: int) -> float:
 
 
 def _share_rank(part: FloatArray, share: float) -> int:
-    """Return how many of the shares `part`, falling, hold `share` of their sum; by what is left, not to round up."""
+    """Return how many of the shares `part`, falling, hold `share` of their sum, but for rounding."""
     left = np.append(np.cumsum(part[::-1])[::-1][1:], 0.0)
-    return int(np.argmax(left <= 1 - share)) + 1
+    return int(np.argmax(left <= 1 - share + len(part) * _ROUNDING)) + 1

@@ -67,7 +67,7 @@ def _ranks_png(lines: Sequence[ActivationRanks]) -> bytes:
     axes.set_yscale("log")
     axes.set_ylabel("directions")
     axes.set_title("Rank of activations by depth")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=5, fontsize=8, frameon=False)
+    _legend(figure, axes.get_lines())
     return _png(figure)
 
 
@@ -85,14 +85,7 @@ def _collapse_png(lines: Sequence[ActivationRanks]) -> bytes:
     second = other.plot(*zip(*found, strict=True), ".-", color="C1", label="NC1 (right)") if found else []
     other.set_yscale("log")
     other.set_ylabel("NC1 = tr(Σ_W Σ_B⁺) / K")
-    axes.legend(
-        handles=[*first, *second],
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.02),
-        ncols=2,
-        fontsize=8,
-        frameon=False,
-    )
+    _legend(figure, [*first, *second])
     return _png(figure)
 
 
@@ -105,10 +98,16 @@ def _figure(lines: Sequence[ActivationRanks]) -> tuple[Any, Any]:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     places = range(0, len(lines), -(-len(lines) // _MOST_TICKS))
-    axes.set_xticks(places, [_short(lines[place].tensor) for place in places], rotation=55, ha="right", fontsize=7)
+    names = [_short(lines[place].tensor) for place in places]
+    axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
+    axes.margins(x=0.01)
     axes.set_xlabel("activation, in graph order", fontsize=9)
     axes.grid(visible=True, alpha=0.3)
     return figure, axes
+
+
+def _legend(figure: Any, handles: Sequence[Any]) -> None:
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
 
 
 def _short(name: str) -> str:
