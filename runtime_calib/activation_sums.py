@@ -137,6 +137,11 @@ def _add(
     """Add one activation of one batch; `beside` are the mask, the samples' classes and a random offset."""
     mask, places, start = beside
     array = found[setting.tensor]
+    if not array.size:  # such as what a Compress leaves of a batch: no rows
+        return
+    if array.ndim < 2:
+        sums.fault = f"its shape is {array.shape} in one batch, and rows of features take two axes or more"
+        return
     counted = _counted(setting, mask)
     if counted is not None and counted.size * array.shape[setting.feature_axis] != array.size:
         sums.fault = "its rows follow the mask in some batches only"

@@ -67,8 +67,8 @@ def test_rows_that_do_not_vary_have_rank_zero() -> None:
 def test_share_ranks_by_hand() -> None:
     measures = rank_measures(np.array([6.0, 3.0, 0.9, 0.1]), shares=(0.5, 0.6, 0.61, 0.9, 0.99, 1.0))
     assert list(measures.share_ranks.values()) == [1, 1, 2, 2, 3, 4]
-    # exp of -(.6 ln .6 + .3 ln .3 + .09 ln .09 + .01 ln .01)
-    assert measures.effective == pytest.approx(2.5389, abs=1e-4)
+    # exp(.3065 + .3612 + .2167 + .0461), the terms -p ln p
+    assert measures.effective == pytest.approx(2.5357, abs=1e-4)
     assert measures.stable == pytest.approx(10 / 6)
 
 

@@ -182,6 +182,30 @@ def test_a_row_of_too_many_values_is_left_out(tmp_path: Path) -> None:
     assert found.skipped[0].reason == "its rows have 5000 values; those of more than 4096 are left out"
 
 
+CHOOSING = """
+g (float[N,3] x) => (float[M,3] k) {
+  axes = Constant<value = int64[1] {1}>()
+  zero = Constant<value = float {0.0}>()
+  s = ReduceSum<keepdims = 0>(x, axes)
+  chosen = Greater(s, zero)
+  [keep] k = Compress<axis = 0>(x, chosen)
+}"""
+
+
+def test_batches_without_rows_and_rows_that_are_no_samples_are_seen(tmp_path: Path) -> None:
+    model = save(build(CHOOSING, {}), tmp_path / "choosing.onnx")
+    rows = gaussian(30, 3, scale=1.0) + np.float32(0.2)
+    rows[0] = 1.0  # the unit that shapes are seen on
+    feed = {"x": rows, "labels": np.arange(30) % 2}
+    alone = measure_activations(model, [feed], patterns=("k",), options=Options(batch_size=1)).activations[0]
+    positive = rows.sum(axis=1) > 0
+    assert 1 < positive.sum() < 30
+    assert alone.rows == positive.sum()
+    assert alone.collapse is not None
+    together = measure_activations(model, [feed], patterns=("k",), options=Options(batch_size=5))
+    assert together.skipped[0].reason == "its axis 0 counts the samples in some batches only"
+
+
 def test_the_interval_of_a_correlation() -> None:
     # z = atanh(.5) = .5493; half = 1.96 · √(1.125 / 17) = .5042
     assert spearman_interval(0.5, 20) == pytest.approx((np.tanh(0.0451), np.tanh(1.0535)), abs=1e-3)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rankfold.activation_study import ActivationRanks
 from rankfold.passes.write_model import check_writable
-from rankfold.representations import ActivationRanks, Representations
+from rankfold.representations import Representations
 from rankfold.tools.report_files import make_folder, write_bytes
 
 RANKS = "activation-ranks.png"
