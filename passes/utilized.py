@@ -150,8 +150,8 @@ def weight_ranks(weight: FloatArray, *, dtype: DTypeLike) -> tuple[WeightRanks, 
     rounding = max(weight.shape) * max(float(_eps(dtype)), float(np.finfo(np.float64).eps)) * values[0]
     shares = values[values > 0] / values.sum()
     energy = float((values**2).sum())
-    entropy = float(np.exp(-(shares * np.log(shares)).sum()))
-    return WeightRanks(int((values > rounding).sum()), energy / float(values[0]) ** 2, entropy), values**2 / energy
+    effective = float(np.exp(-(shares * np.log(shares)).sum()))
+    return WeightRanks(int((values > rounding).sum()), energy / float(values[0]) ** 2, effective), values**2 / energy
 
 
 _BFLOAT16_EPS = 2.0**-7

@@ -175,11 +175,11 @@ def test_factors_of_half_precision_stay_in_its_range() -> None:
 def test_ranks_of_a_weight_alone() -> None:
     found, spectrum = weight_ranks(np.diag([4.0, 4.0, 4.0, 0.0]), dtype=np.float32)
     assert (found.numerical, found.stable) == (3, pytest.approx(3.0))
-    assert found.entropy == pytest.approx(3.0)
+    assert found.effective == pytest.approx(3.0)
     assert spectrum.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0.0])
     assert weight_ranks(np.diag([1.0, 1e-9]), dtype=np.float32)[0].numerical == 1
     assert weight_ranks(np.diag([1.0, 1e-9]), dtype=np.float64)[0].numerical == 2
-    assert weight_ranks(np.zeros((3, 2)), dtype=np.float32)[0].entropy == 0.0
+    assert weight_ranks(np.zeros((3, 2)), dtype=np.float32)[0].effective == 0.0
 
 
 # how ONNX writes it, and the pads (top, left, bottom, right), strides and dilations that it means on 8 × 8 places

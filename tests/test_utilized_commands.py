@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_tables_show_what_is_used_beside_what_the_weight_looks_like(capsys: pytest.CaptureFixture[str]) -> None:
     run(*ANALYZE)
     output = capsys.readouterr().out
-    for text in ("numerical rank", "stable rank", "entropy rank", "utilized, 99.9 %", "k_S", "P_S alone", "held out"):
+    for text in ("numerical rank", "stable rank", "effective rank", "utilized, 99.9 %", "k_S", "P_S alone", "held out"):
         assert text in output
     assert "about the mean" in output
     assert "Mean layer utilization of 2 sites: " in output
@@ -45,7 +45,7 @@ def test_json_holds_everything(capsys: pytest.CaptureFixture[str]) -> None:
     # data.npz lies near a subspace of 8 dimensions; the weight is Gaussian
     assert fc1["shares"][1]["inputs"] <= 8
     assert fc1["weight"]["numerical"] == FEATURES
-    assert fc1["weight"]["entropy"] > 0.7 * FEATURES
+    assert fc1["weight"]["effective"] > 0.7 * FEATURES
     assert len(fc1["weight_spectrum"]) == len(fc1["input_spectrum"]) == FEATURES
     assert len(fc1["output_spectrum"]) == HIDDEN
     assert sum(fc1["output_spectrum"]) == pytest.approx(1.0)
@@ -109,7 +109,7 @@ USAGE = [
     (("analyze", "model.onnx", "--utilization"), "--utilization needs --data"),
     ((*ANALYZE, "--shares", "1.5"), "--shares is 1.5; expected numbers above 0 and at most 1"),
     (("analyze", "model.onnx", "--data", "data.npz", "--shares", "0.5"), "--shares goes with --utilization"),
-    (("analyze", "model.onnx", "--data", "data.npz", "--plots", "p"), "--plots goes with --utilization"),
+    (("analyze", "model.onnx", "--data", "data.npz", "--plots", "p"), "--plots goes with --utilization or --activations"),
     (("analyze", "model.onnx", "--data", "data.npz", "--about-zero"), "--about-zero goes with --utilization"),
     ((*COMPRESS, "--utilized", "1.5"), "It must lie in (0, 1]; found 1.5"),
     ((*COMPRESS, "--utilized", "0"), "It must lie in (0, 1]; found 0"),

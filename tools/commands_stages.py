@@ -9,31 +9,34 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rankfold import pipeline
-from rankfold.findings import Analysis
 from rankfold.options import Options
 from rankfold.passes.plan_file import plan_to_json
 from rankfold.passes.write_model import check_no_input, check_writable
+from rankfold.tools.analysis_text import print_analysis
+from rankfold.tools.commands_activations import analyze_activations
+from rankfold.tools.commands_utilization import analyze_utilization
 from rankfold.tools.options import (
     Budget,
     CalibrationOptions,
     RunOptions,
     Selection,
     ShowOptions,
+    UsageError,
     chosen_budget,
     stage_options,
 )
 from rankfold.tools.output import print_json, print_tables, print_text, print_warnings
 from rankfold.tools.progress import shown_progress
-from rankfold.tools.report_files import make_folder, write_text
+from rankfold.tools.report_files import write_text
 from rankfold.tools.report_json import analysis_to_json, calibration_to_json
+from rankfold.tools.representation_options import ActivationOptions, check_activation_options
 from rankfold.tools.run_notes import note_output_folder
-from rankfold.tools.tables import analysis_table, plan_table, skipped_table
+from rankfold.tools.tables import plan_table
 from rankfold.tools.utilization_options import UtilizationOptions, check_utilization
-from rankfold.tools.utilization_plots import DEPTH_PICTURE, write_plots
-from rankfold.tools.utilization_text import directions_table, mlu_text, utilization_to_json, weights_table
 
 _NO_BUDGET = Budget()
 _ALL = Selection()
+_NO_ACTIVATIONS = ActivationOptions()
 _CALIBRATION = CalibrationOptions()
 _NO_UTILIZATION = UtilizationOptions()
 _RUN = RunOptions()
@@ -45,6 +48,8 @@ def analyze(
     /,
     *,
     data: Path | None = None,
+    plots: Path | None = None,
+    activations: ActivationOptions = _NO_ACTIVATIONS,
     selection: Selection = _ALL,
     utilized: UtilizationOptions = _NO_UTILIZATION,
     calibration: CalibrationOptions = _CALIBRATION,
@@ -56,49 +61,37 @@ def analyze(
     Args:
         model: The ONNX model.
         data: Calibration data; with it, the ranks that hold most of each output's energy are listed too.
+        plots: Folder for pictures of --utilization or --activations; they need matplotlib.
     """
     check_utilization(utilized, data)
-    if utilized.plots is not None:
-        make_folder(utilized.plots)
-        check_writable(utilized.plots / DEPTH_PICTURE)
+    check_activation_options(activations, data, calibration.checkpoint)
+    _check_plots(plots, utilization=utilized.utilization, activations=activations.activations is not None)
     with shown_progress(quiet=show.quiet) as progress:
         options = stage_options(run=run, calibration=calibration, selection=selection, progress=progress)
+        if activations.activations is not None and data is not None:
+            return analyze_activations(model, data, activations, options=options, plots=plots, json=show.json)
         if utilized.utilization and data is not None:
             options = replace(options, centred=not utilized.about_zero)
-            return _show_utilization(model, data, utilized, options, as_json=show.json)
+            return analyze_utilization(model, data, utilized, options=options, plots=plots, json=show.json)
         found = pipeline.analyze(model, data, options=options)
     print_warnings(found.warnings)
     if show.json:
         print_json(analysis_to_json(found))
         return 0
-    _print_analysis(found)
+    print_analysis(found)
     return 0
 
 
-def _print_analysis(found: Analysis) -> None:
-    print_tables(analysis_table(found))
-    if found.skipped:
-        print_tables(skipped_table(found.skipped))
-    print_text(f"Foldable weights: {found.foldable_parameters:,} parameters")
-    if found.inlined:
-        print_text(f"Local functions to be put in line: {', '.join(found.inlined)}")
-    if found.folded_before:
-        print_text(f"Folded by an earlier run: {found.folded_before} weights; they are left alone")
+def _check_plots(plots: Path | None, *, utilization: bool, activations: bool) -> None:
+    """Check that there is one thing to show, and something to draw where pictures are wanted.
 
-
-def _show_utilization(model: Path, data: Path, wanted: UtilizationOptions, options: Options, *, as_json: bool) -> int:
-    """Show what each weight uses, and draw it where that is wanted."""
-    found = pipeline.utilization(model, data, shares=wanted.shares, options=options)
-    note = None if wanted.plots is None else write_plots(wanted.plots, found)
-    print_warnings(found.analysis.warnings)
-    if as_json:
-        print_json(utilization_to_json(found))
-        return 0
-    _print_analysis(found.analysis)
-    print_tables(weights_table(found), directions_table(found))
-    for text in filter(None, (mlu_text(found), note)):
-        print_text(text)
-    return 0
+    Raises:
+        UsageError: There is not.
+    """
+    if utilization and activations:
+        raise UsageError("--utilization and --activations show different things; give one at a time")
+    if plots is not None and not (utilization or activations):
+        raise UsageError("--plots goes with --utilization or --activations")
 
 
 def calibrate(

@@ -107,7 +107,7 @@ def write_frontier(folder: Path, found: Frontier) -> tuple[str, ...]:
 
 def svg(found: Frontier) -> str | None:
     """Return the curve as SVG, the same bytes each time; None without matplotlib."""
-    return svg_text(partial(_draw, found=found), inches=_SIZE_INCHES)
+    return svg_text(partial(_draw, found=found), _SIZE_INCHES)
 
 
 def _draw(figure: Any, *, found: Frontier) -> None:

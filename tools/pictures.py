@@ -1,15 +1,53 @@
-"""Pictures as SVG text, where matplotlib is installed."""
+"""Pictures as SVG, where matplotlib is installed."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rankfold.passes.write_model import check_writable
+from rankfold.tools.report_files import make_folder, write_text
 
 PLOTS_MISSING = "it needs matplotlib; pip install 'rankfold[plots]'"
 
 
-def svg_text(draw: Callable[[Any], None], *, inches: tuple[float, float]) -> str | None:
+class Picture(NamedTuple):
+    """What draws on a figure, and the figure's width and height in inches."""
+
+    draw: Callable[[Any], None]
+    inches: tuple[float, float]
+
+
+def make_plots_folder(folder: Path, names: Iterable[str]) -> None:
+    """Make the folder of the pictures before anything is measured.
+
+    Raises:
+        OutputError: It cannot be made, or the pictures cannot be written there.
+    """
+    make_folder(folder)
+    for name in names:
+        check_writable(folder / name)
+
+
+def write_pictures(folder: Path, pictures: Mapping[str, Picture]) -> tuple[str, ...]:
+    """Write pictures under their names, and return what to tell: where they are, or how to get them.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    told = []
+    for name, picture in pictures.items():
+        page = svg_text(*picture)
+        if page is None:
+            return (f"{' and '.join(pictures)} were not drawn: {PLOTS_MISSING}",)
+        write_text(folder / name, page)
+        told.append(f"Picture: {folder / name}")
+    return tuple(told)
+
+
+def svg_text(draw: Callable[[Any], None], inches: tuple[float, float]) -> str | None:
     """Return as SVG what is drawn on a figure, the same bytes each time; None without matplotlib."""
     try:
         from matplotlib import rc_context
@@ -24,3 +62,8 @@ def svg_text(draw: Callable[[Any], None], *, inches: tuple[float, float]) -> str
         page = io.StringIO()
         figure.savefig(page, format="svg", metadata={"Date": None})
     return page.getvalue()
+
+
+def short_name(name: str, letters: int) -> str:
+    """Return the end of a long name, which tells more than its start."""
+    return name if len(name) <= letters else f"…{name[1 - letters :]}"

@@ -28,9 +28,18 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: It cannot be written.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     note_output_folder(path.parent)
     with whole_file_reported(path) as file:
-        file.write(text.encode())
+        file.write(content)
 
 
 def make_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from rankfold.findings import Analysis, Discrepancy, Latency, Report, SiteOutcome, SiteSummary
 from rankfold.values import RankPlan, SiteRank, Skipped
+from rankfold.weight_ranks import WeightRanks
 
 _PLAIN_WIDTH = 320
 """Columns of a table that goes to a file or a pipe; rich would take 80 and break the node names."""
@@ -69,7 +70,7 @@ def plan_table(plan: RankPlan) -> Table:
     return table
 
 
-def shape_text(site: SiteRank | SiteSummary | SiteOutcome) -> str:
+def shape_text(site: SiteRank | SiteSummary | SiteOutcome | WeightRanks) -> str:
     """Return a site's sizes, such as `384 × 1536`, or `8 of 384 × 1536` for a stack."""
     sizes = f"{site.in_features} × {site.out_features}"
     return sizes if site.blocks == 1 else f"{site.blocks} of {sizes}"

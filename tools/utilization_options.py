@@ -27,8 +27,6 @@ class UtilizationOptions:
     """Shares of the variance that the directions hold, in (0, 1]."""
     about_zero: Annotated[bool, Parameter(group=_UTILIZATION, negative="", show_default=False)] = False
     """Take variances about zero, not about the mean."""
-    plots: Annotated[Path | None, Parameter(group=_UTILIZATION)] = None
-    """Folder for utilization.svg and spectra.svg."""
 
 
 def check_utilization(options: UtilizationOptions, data: Path | None) -> None:
@@ -39,7 +37,7 @@ def check_utilization(options: UtilizationOptions, data: Path | None) -> None:
     """
     if not options.utilization:
         defaults = UtilizationOptions()
-        for name in ("shares", "about_zero", "plots"):
+        for name in ("shares", "about_zero"):
             if getattr(options, name) != getattr(defaults, name):
                 raise UsageError(f"--{name.replace('_', '-')} goes with --utilization")
         return

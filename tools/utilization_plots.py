@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rankfold.projections import SiteUtilization
-from rankfold.tools.pictures import PLOTS_MISSING, svg_text
-from rankfold.tools.report_files import write_text
+from rankfold.tools.pictures import Picture, short_name, write_pictures
 from rankfold.utilization import Utilization
 
 DEPTH_PICTURE = "utilization.svg"
@@ -25,27 +24,26 @@ _FLOOR = 1e-9  # below it lies the rounding of float32 sums
 _NAME_LETTERS = 26
 
 
-def write_plots(folder: Path, found: Utilization) -> str:
+PICTURES = (DEPTH_PICTURE, SPECTRA_PICTURE)
+
+
+def write_plots(folder: Path, found: Utilization) -> tuple[str, ...]:
     """Draw both pictures into a folder, and return what to tell.
 
     Raises:
         OutputError: A file cannot be written.
     """
     if not found.sites:
-        return "Nothing was drawn: no site has a utilized rank"
+        return ("Nothing was drawn: no site has a utilized rank",)
     chosen = spread(found.sites, _MOST_SPECTRA)
-    rows = math.ceil(len(chosen) / _COLUMNS)
-    pictures = {
-        DEPTH_PICTURE: svg_text(partial(_draw_depth, found=found), inches=(_WIDTH_INCHES, _DEPTH_INCHES)),
-        SPECTRA_PICTURE: svg_text(
-            partial(_draw_spectra, sites=chosen), inches=(_WIDTH_INCHES, _ROW_INCHES * rows + 0.6)
-        ),
-    }
-    for name, picture in pictures.items():
-        if picture is None:
-            return f"{' and '.join(pictures)} were not drawn: {PLOTS_MISSING}"
-        write_text(folder / name, picture)
-    return f"Pictures: {', '.join(str(folder / name) for name in pictures)}"
+    height = _ROW_INCHES * math.ceil(len(chosen) / _COLUMNS) + 0.6
+    return write_pictures(
+        folder,
+        {
+            DEPTH_PICTURE: Picture(partial(_draw_depth, found=found), (_WIDTH_INCHES, _DEPTH_INCHES)),
+            SPECTRA_PICTURE: Picture(partial(_draw_spectra, sites=chosen), (_WIDTH_INCHES, height)),
+        },
+    )
 
 
 def spread(sites: Sequence[SiteUtilization], most: int) -> list[SiteUtilization]:
@@ -87,7 +85,7 @@ def _draw_spectra(figure: Any, *, sites: Sequence[SiteUtilization]) -> None:
         axes.plot(*_curve(site.output_spectrum), color="tab:blue", label="weight on its data")
         axes.set_yscale("log")
         axes.set_ylim(_FLOOR, 2)
-        axes.set_title(_short(site.name), fontsize=8)
+        axes.set_title(short_name(site.name, _NAME_LETTERS), fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(visible=True, alpha=0.3)
     figure.supxlabel("direction, the strongest first", fontsize=10)
@@ -100,8 +98,3 @@ def _curve(shares: Sequence[float]) -> tuple[list[int], list[float]]:
     """Return places from 1 on and the shares there, as far as they are not 0."""
     kept = [share for share in shares if share > 0]
     return list(range(1, len(kept) + 1)), kept
-
-
-def _short(name: str) -> str:
-    """Return the end of a long name, which tells more than its start."""
-    return name if len(name) <= _NAME_LETTERS else f"…{name[1 - _NAME_LETTERS :]}"

@@ -16,7 +16,7 @@ from rankfold.utilization import Utilization
 def weights_table(found: Utilization) -> Table:
     """Return how full of rank each weight looks alone, beside its utilized rank at every share."""
     about = "the mean" if all(site.centred for site in found.sites) else "zero"
-    columns = ("operator", "in × out", "rows", "numerical rank", "stable rank", "entropy rank")
+    columns = ("operator", "in × out", "rows", "numerical rank", "stable rank", "effective rank")
     shares = tuple(f"utilized, {100 * share:g} %" for share in found.shares)
     table = _table(f"Ranks of the weight alone, and of weight and data (variance about {about})", (*columns, *shares))
     for site in found.sites:
@@ -27,7 +27,7 @@ def weights_table(found: Utilization) -> Table:
             f"{site.rows:,}",
             str(site.weight.numerical),
             f"{site.weight.stable:.1f}",
-            f"{site.weight.entropy:.1f}",
+            f"{site.weight.effective:.1f}",
             *(f"{ranks.rank} ({percent(ranks.utilization)})" for ranks in site.shares),
         )
     return table

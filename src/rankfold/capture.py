@@ -176,10 +176,19 @@ def _recorded(options: Options, dropped: int) -> dict[str, str | int | float | b
     }
 
 
-def _check_mask(model: Model, mask: str | None) -> None:
+def check_mask_input(model: Model, mask: str | None) -> None:
+    """Check that a mask is an input of the model.
+
+    Raises:
+        CalibrationDataError: It is none.
+    """
     names = [spec.name for spec in input_specs(model)]
     if mask is not None and mask not in names:
         raise CalibrationDataError(f"mask {mask!r} is no input of {model.path}; its inputs are {', '.join(names)}")
+
+
+def _check_mask(model: Model, mask: str | None) -> None:
+    check_mask_input(model, mask)
     opset = onnx_opset(model.proto)
     if mask is not None and opset < OLDEST_MASKED_OPSET:
         raise ModelError(

@@ -40,12 +40,12 @@ class WeightRanks:
     Attributes:
         numerical: Singular values above the rounding of the type it is stored in.
         stable: ‖W‖_F² / ‖W‖_2².
-        entropy: exp(H(σ / Σσ)), the effective rank.
+        effective: exp(H(σ / Σσ)), the effective or entropy rank.
     """
 
     numerical: int
     stable: float
-    entropy: float
+    effective: float
 
 
 @dataclass(frozen=True)

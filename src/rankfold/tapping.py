@@ -71,7 +71,8 @@ def _setting(
         places = math.prod(request.window.kernel)
         rows, features = rows // math.prod(request.window.strides), features * places
         pilot = tuple(value for value in pilot for _ in range(places))
-    masked = _masked(request, seen.shape, padding)
+    alone = request.block is not None or request.window is not None  # rows that no mask counts
+    masked = "" if alone else mask_order(seen.shape, request.feature_axis, padding)
     if stride is None:
         units, counted = data[0], data[1] if masked else 1.0
         stride = 1 if units is None else int(units * rows * counted / (ROWS_PER_FEATURE * max(features, 1)))
@@ -86,15 +87,15 @@ def _setting(
     )
 
 
-def _masked(request: Request, shape: tuple[int, ...], padding: tuple[int, ...]) -> Masked:
-    """Return in which order a tensor's rows follow the mask, by its axes other than the features'.
+def mask_order(shape: tuple[int, ...], feature_axis: int, padding: tuple[int, ...]) -> Masked:
+    """Return in which order a tensor's rows follow the mask, by its axes other than the features'; "" without a mask.
 
     Rows that were flattened to one axis are taken to be in the mask's order, and an axis of one between samples and
     tokens changes nothing.
     """
-    if not padding or request.block is not None or request.window is not None:
+    if not padding:
         return ""
-    feature = request.feature_axis % len(shape)
+    feature = feature_axis % len(shape)
     leading = tuple(extent for axis, extent in enumerate(shape) if axis != feature)
     plain = tuple(extent for place, extent in enumerate(leading) if extent != 1 or place in (0, len(leading) - 1))
     if padding in (leading, plain) or leading == (math.prod(padding),):
