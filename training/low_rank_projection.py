@@ -130,7 +130,8 @@ def sampled_range(matrix: Tensor, count: int, generator: torch.Generator) -> Ten
     Twice as many as are looked for: single columns catch the leading directions less well than mixtures of all do.
     """
     columns = sampled_columns(matrix, 2 * count, generator)
-    return torch.linalg.qr(matrix[:, columns]).Q
+    found: Tensor = torch.linalg.qr(matrix[:, columns]).Q
+    return found
 
 
 def sampled_columns(matrix: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -213,5 +213,7 @@ def _plain(low_rank: LowRank) -> dict[str, Any]:
 
 def _like(projection: Projection, rows: Tensor) -> Projection:
     """Return a projection on the device of rows, and of their type."""
-    moved = {name: part.to(rows) for name, part in _fields(projection).items() if isinstance(part, Tensor)}
-    return replace(projection, **moved)
+    basis, mean, carried, scale = (
+        part.to(rows) for part in (projection.basis, projection.mean, projection.carried, projection.scale)
+    )
+    return Projection(basis, mean, carried, scale, projection.renewals)
