@@ -124,7 +124,7 @@ def train_network(splits: Splits, folder: Path, reference: Reference[Shape], *, 
     if trained.outside:
         reached["outside_low_rank"] = trained.outside
     export_network(trained.network, shape, folder / reference.file)
-    _write_whole(json.dumps(reached, indent=2) + "\n", folder / "reached.json")
+    write_whole(json.dumps(reached, indent=2) + "\n", folder / "reached.json")
     return reached
 
 
@@ -133,7 +133,8 @@ def _shuffled(images: LabelledImages, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images.images[order]), torch.from_numpy(images.labels[order].astype(np.int64))
 
 
-def _write_whole(text: str, path: Path) -> None:
+def write_whole(text: str, path: Path) -> None:
+    """Write a text file, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

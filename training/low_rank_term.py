@@ -50,7 +50,7 @@ class LowRankTerm:
             if name not in modules:
                 raise OptionsError(_unknown(name, [known for known in modules if known]))
         self._model = model
-        self._handles = [model.register_forward_pre_hook(self._forget)]
+        self._handles = [model.register_forward_pre_hook(lambda _model, _given: self.forget())]
         self._handles += [modules[name].register_forward_hook(self._keeper(name)) for name in self.low_rank.ranks]
 
     def detach(self) -> None:
@@ -108,8 +108,8 @@ class LowRankTerm:
         self.projections = {name: Projection(**parts) for name, parts in state["projections"].items()}
         self._shares = dict(state["shares"])
 
-    def _forget(self, _model: nn.Module, _given: object) -> None:
-        """Let go of an earlier forward pass whose loss was never asked for."""
+    def forget(self) -> None:
+        """Let go of what hooks kept of earlier passes; each forward pass of the model as a whole begins with it."""
         self._kept.clear()
 
     def _keeper(self, name: str) -> Any:
