@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankfold.training.low_rank import LowRank
+from rankfold.training.weight_decay import DecaySchedule, Form, parameter_groups
+
 Optimizer = Literal["adamw", "sgd"]
 LEARNING_RATES: dict[Optimizer, float] = {
     "adamw": 1e-3,
@@ -33,6 +36,9 @@ class Recipe:
         seed: Of the split, the weights, the order and the augmentation.
         optimizer, momentum: `adamw`, which has no momentum of its own, or `sgd`.
         precision: Of products while training; weights, sums and losses are float32 always.
+        decay_form, decay_end, decay_warmup_epochs: How weight decay changes: its form, the factor of it at the last
+            step, and the epochs in which it rises from nothing.
+        low_rank: Modules whose activations are trained toward low rank; None adds nothing to the loss.
     """
 
     epochs: int = 30
@@ -49,12 +55,16 @@ class Recipe:
     optimizer: Optimizer = "adamw"
     momentum: float = 0.9
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    decay_form: Form = "constant"
+    decay_end: float = 0.0
+    decay_warmup_epochs: float = 0.0
+    low_rank: LowRank | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 at least")
-        for name in ("learning_rate", "weight_decay"):
+        for name in ("learning_rate", "weight_decay", "decay_end", "decay_warmup_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number from 0 on")
 
@@ -92,11 +102,14 @@ def rate_at(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
 
 
+def decay_schedule(steps_per_epoch: int, recipe: Recipe) -> DecaySchedule:
+    """Return how a recipe's weight decay changes, its warm-up in whole steps."""
+    return DecaySchedule(recipe.decay_form, recipe.decay_end, round(recipe.decay_warmup_epochs * steps_per_epoch))
+
+
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the recipe's optimizer, which decays matrices and kernels alone: biases, norms and positions are free."""
-    decayed = [p for name, p in model.named_parameters() if p.ndim >= 2 and name not in _POSITIONS]
-    free = [p for name, p in model.named_parameters() if p.ndim < 2 or name in _POSITIONS]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups = parameter_groups(model, recipe.weight_decay, free=_POSITIONS)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
     return torch.optim.AdamW(groups, lr=recipe.learning_rate)

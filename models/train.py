@@ -7,23 +7,23 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rankfold.errors import RankfoldError
 from rankfold.models import datasets
 from rankfold.models.export import export_network
 from rankfold.models.labelled_images import LabelledImages, Splits
-from rankfold.models.networks import REFERENCES, STANDARD, Reference, Shape, build
-from rankfold.models.recipe import LEARNING_RATES, Optimizer, Recipe
-from rankfold.models.size_options import add_size_options
-from rankfold.models.sizes import Sizes, sized
-from rankfold.models.training_run import ExtraLoss, Run, accuracy
+from rankfold.models.networks import Reference, Shape, build
+from rankfold.models.recipe import Recipe
+from rankfold.models.train_options import add_training_options, asked
+from rankfold.models.training_run import ExtraLoss, Run, Stateful, accuracy
 
 VALIDATION_SHARE = 12  # one training image in twelve (5,000 of 60,000); the checkpoint is chosen on them
 
@@ -37,6 +37,8 @@ class Trained:
         last: The weights after the last step, not averaged; its batch normalisations hold what they saw on the way.
         best_epoch, validation_accuracy: That of `network`; epochs count from 1.
         history: Mean loss and validation accuracy of each epoch.
+        outside: Of each module of the recipe's low-rank term, the energy of activations outside of the projection at
+            the last step, as a share of all of it.
     """
 
     network: nn.Module
@@ -44,6 +46,7 @@ class Trained:
     best_epoch: int
     validation_accuracy: float
     history: tuple[tuple[float, float], ...]
+    outside: Mapping[str, float]
 
 
 def train(
@@ -53,6 +56,7 @@ def train(
     folder: Path,
     *,
     extra_loss: ExtraLoss | None = None,
+    extra_state: Stateful | None = None,
     prepare: Callable[[nn.Module], None] | None = None,
     told: Callable[[Run, float], None] | None = None,
 ) -> Trained:
@@ -66,18 +70,20 @@ def train(
         folder: Where checkpoints are kept; it is made.
         extra_loss: Gives a scalar that is added to the loss, at each step after the forward pass; give the same again
             to go on. Where it draws random numbers from torch's own generator, these are resumed as well.
+        extra_state: Saved with each checkpoint, and resumed: what `extra_loss` keeps from step to step.
         prepare: Is called once with the network, before the first step: to put hooks on its layers, say, which stay
             on what is returned as `last`.
         told: Is called after each epoch with the run and the epoch's seconds.
 
     Raises:
+        OptionsError: The recipe's low-rank term does not fit the network.
         OSError: A checkpoint cannot be read or written.
         ValueError: There are too few images, or `folder` holds the run of another shape or recipe.
     """
     if len(images.labels) < VALIDATION_SHARE:
         raise ValueError(f"{len(images.labels)} images to train on; expected {VALIDATION_SHARE} at least")
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(shape, recipe, folder, extra_loss=extra_loss)
+    run = Run(shape, recipe, folder, extra_loss=extra_loss, extra_state=extra_state)
     run.resume()
     if prepare is not None:
         prepare(run.model)
@@ -89,9 +95,10 @@ def train(
         run.finish_epoch(loss, inputs[held], labels[held])
         if told is not None:
             told(run, time.monotonic() - began)
+    run.close()
     best = build(shape)
     best.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
-    return Trained(best.eval(), run.model.eval(), run.best_epoch, run.best, tuple(run.history))
+    return Trained(best.eval(), run.model.eval(), run.best_epoch, run.best, tuple(run.history), run.outside())
 
 
 def train_network(splits: Splits, folder: Path, reference: Reference[Shape], *, threads: int) -> dict[str, Any]:
@@ -101,7 +108,7 @@ def train_network(splits: Splits, folder: Path, reference: Reference[Shape], *, 
 
     Raises:
         OSError: A file cannot be read or written.
-        ValueError: As `train` does.
+        OptionsError, ValueError: As `train` does.
     """
     shape, recipe = reference.shape, reference.recipe
     torch.set_num_threads(threads)
@@ -114,8 +121,10 @@ def train_network(splits: Splits, folder: Path, reference: Reference[Shape], *, 
         "recipe": asdict(recipe),
         "classes": list(splits.train.classes),
     }
+    if trained.outside:
+        reached["outside_low_rank"] = trained.outside
     export_network(trained.network, shape, folder / reference.file)
-    _write_whole(json.dumps(reached, indent=2) + "\n", folder / "reached.json")
+    write_whole(json.dumps(reached, indent=2) + "\n", folder / "reached.json")
     return reached
 
 
@@ -124,7 +133,8 @@ def _shuffled(images: LabelledImages, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images.images[order]), torch.from_numpy(images.labels[order].astype(np.int64))
 
 
-def _write_whole(text: str, path: Path) -> None:
+def write_whole(text: str, path: Path) -> None:
+    """Write a text file, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
@@ -133,9 +143,10 @@ def _write_whole(text: str, path: Path) -> None:
 def _show(run: Run, seconds: float) -> None:
     left = (run.recipe.epochs - run.epoch) * seconds / 60
     loss, score = run.history[-1]
+    outside = "".join(f"  outside {name} {share:.4f}" for name, share in run.outside().items())
     print(
         f"epoch {run.epoch}/{run.recipe.epochs}  loss {loss:.4f}  validation {score:.4f}"
-        f"  best {run.best:.4f} (epoch {run.best_epoch})  {seconds:.0f} s, {left:.0f} min left",
+        f"  best {run.best:.4f} (epoch {run.best_epoch}){outside}  {seconds:.0f} s, {left:.0f} min left",
         file=sys.stderr,
         flush=True,
     )
@@ -143,55 +154,10 @@ def _show(run: Run, seconds: float) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rankfold.models.train", description=__doc__)
-    parser.add_argument("network", choices=[*REFERENCES, *STANDARD], help="the network to train")
-    parser.add_argument("--dataset", choices=datasets.NAMES, default=datasets.NAMES[0], help="default: %(default)s")
-    parser.add_argument("--data", type=Path, required=True, help="folder with the set's files as published")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and results; resumed if there")
-    parser.add_argument("--image-size", type=int, help="pixels that a folder's images are scaled and cut to")
-    add_size_options(parser)
-    parser.add_argument("--epochs", type=int, help="default: the network's recipe, as for all below")
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--optimizer", choices=get_args(Optimizer))
-    parser.add_argument("--learning-rate", type=float, help="the highest, after the warm-up")
+    add_training_options(parser)
     parser.add_argument("--weight-decay", type=float, help="of matrices and kernels")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: torch's)")
     return parser
-
-
-def _asked(options: argparse.Namespace, splits: Splits) -> Reference[Shape]:
-    """Return the network of a command line, in the size of its images, and its recipe."""
-    if options.network in REFERENCES:
-        return _as_shipped(options)
-    sizes = Sizes(splits.train.image_size, splits.train.channels, len(splits.train.classes), **_given(options, _SIZES))
-    standard = STANDARD[options.network]
-    return replace(standard, shape=sized(standard.shape, sizes), recipe=_recipe(standard.recipe, options))
-
-
-def _as_shipped(options: argparse.Namespace) -> Reference[Shape]:
-    other = [f"--{name.replace('_', '-')}" for name in _given(options, _SIZES)]
-    if other or options.dataset != datasets.NAMES[0]:
-        raise ValueError(
-            f"{options.network} has one size and is for {datasets.NAMES[0]}; leave out "
-            f"{', '.join(other) or '--dataset'}, or choose one of {', '.join(STANDARD)}"
-        )
-    reference = REFERENCES[options.network]
-    return replace(reference, recipe=_recipe(reference.recipe, options))
-
-
-_SIZES = ("width", "depth", "form", "patch_size")
-_RECIPE = ("epochs", "batch", "optimizer", "learning_rate", "weight_decay", "seed")
-
-
-def _given(options: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
-
-
-def _recipe(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    """Return a recipe with what a command line says; another optimizer comes with a learning rate of its own."""
-    if options.optimizer not in {None, recipe.optimizer}:
-        recipe = replace(recipe, learning_rate=LEARNING_RATES[options.optimizer])
-    return replace(recipe, **_given(options, _RECIPE))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -200,8 +166,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         splits = datasets.read(options.dataset, options.data, image_size=options.image_size)
-        reached = train_network(splits, options.out, _asked(options, splits), threads=options.threads)
-    except (OSError, ValueError, ImportError) as error:
+        reached = train_network(splits, options.out, asked(options, splits), threads=options.threads)
+    except (OSError, ValueError, ImportError, RankfoldError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from error
     print(json.dumps(reached))
 

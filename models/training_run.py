@@ -6,19 +6,31 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rankfold.models.networks import Shape, build
-from rankfold.models.recipe import Recipe, augment, build_optimizer, rate_at
+from rankfold.models.recipe import Recipe, augment, build_optimizer, decay_schedule, rate_at
+from rankfold.training.low_rank_term import LowRankTerm
+from rankfold.training.weight_decay import DecaySchedule, decay_factor, set_weight_decay
 
 NORM_IMAGES = 5000  # batch normalisations are measured on so many; 1,000 or 20,000 change the accuracy by 0.1 %
 _AT_ONCE, _PIXELS_AT_ONCE = 500, 500 * 32 * 32  # images, and their pixels, that are only run, not trained on
 
 ExtraLoss = Callable[[nn.Module], Tensor]
+
+
+class Stateful(Protocol):
+    """What a checkpoint keeps beside the network: made of tensors, numbers, text, lists and dicts."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> object:
+        """Go on from a state."""
 
 
 def as_pixels(images: Tensor) -> Tensor:
@@ -64,18 +76,43 @@ class Run:
     """One training run, resumable from `folder/checkpoint.pt` at the last finished epoch.
 
     `extra_loss`, if given, is called at each step, after the forward pass, and what it returns is added to the loss.
+    `extra_state`, if given, is saved and resumed with the rest. The recipe's low-rank term has hooks on the network
+    until `close` is called.
     """
 
-    def __init__(self, shape: Shape, recipe: Recipe, folder: Path, *, extra_loss: ExtraLoss | None = None) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        extra_loss: ExtraLoss | None = None,
+        extra_state: Stateful | None = None,
+    ) -> None:
         torch.manual_seed(recipe.seed)
         self.shape, self.recipe, self.folder, self.extra_loss = shape, recipe, folder, extra_loss
         self.model = build(shape, drop_path=recipe.drop_path)
         self.average = build(shape)
         self.average.load_state_dict(self.model.state_dict())
         self.optimizer = build_optimizer(self.model, recipe)
+        self.low_rank = None if recipe.low_rank is None else LowRankTerm(recipe.low_rank)
+        if self.low_rank is not None:
+            self.low_rank.attach(self.model)
+        self.stateful: dict[str, Stateful] = {
+            name: part for name, part in (("low_rank", self.low_rank), ("extra", extra_state)) if part is not None
+        }
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.epoch, self.best, self.best_epoch = 0, -1.0, -1
         self.history: list[tuple[float, float]] = []  # mean loss and validation accuracy of each epoch
+
+    def close(self) -> None:
+        """Take the run's own hooks off the network."""
+        if self.low_rank is not None:
+            self.low_rank.detach()
+
+    def outside(self) -> dict[str, float]:
+        """Return the share of energy outside of each projection of the low-rank term, none without one."""
+        return {} if self.low_rank is None else self.low_rank.shares
 
     def resume(self) -> None:
         """Load the checkpoint if there is one.
@@ -88,8 +125,10 @@ class Run:
             return
         saved = torch.load(path, weights_only=True)
         wanted = {"shape": asdict(self.shape), "recipe": asdict(self.recipe)}
-        if saved["settings"] != wanted:
-            raise ValueError(f"{path} was made with {saved['settings']}, not {wanted}; give another --out")
+        # What a recipe of an earlier version does not say was then as the defaults say.
+        made_with = {**saved["settings"], "recipe": asdict(Recipe()) | saved["settings"]["recipe"]}
+        if made_with != wanted:
+            raise ValueError(f"{path} was made with {made_with}, not {wanted}; give another --out")
         self.model.load_state_dict(saved["model"])
         self.average.load_state_dict(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -97,6 +136,10 @@ class Run:
         torch.set_rng_state(saved["torch_rng"])
         self.epoch, self.best, self.best_epoch = saved["epoch"], saved["best"], saved["best_epoch"]
         self.history = saved["history"]
+        for name, part in self.stateful.items():
+            if name not in saved:
+                raise ValueError(f"{path} holds no state of {name!r}: it was made without; give another --out")
+            part.load_state_dict(saved[name])
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -111,6 +154,7 @@ class Run:
             "best": self.best,
             "best_epoch": self.best_epoch,
             "history": self.history,
+            **{name: part.state_dict() for name, part in self.stateful.items()},
         }
         _save_whole(state, self.folder / "checkpoint.pt")
 
@@ -131,12 +175,18 @@ class Run:
         batches = order[: len(order) // self.recipe.batch * self.recipe.batch].split(self.recipe.batch)
         total = 0.0
         for index, chosen in enumerate(batches):
-            rate = rate_at(self.epoch * len(batches) + index, len(batches), self.recipe)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            self._set_rates(self.epoch * len(batches) + index, len(batches))
             total += self._step(augment(as_pixels(images[chosen]), self.recipe, self.generator), labels[chosen])
         measure_norms(self.average, images[:NORM_IMAGES])
         return total / len(batches)
+
+    def _set_rates(self, step: int, steps_per_epoch: int) -> None:
+        rate = rate_at(step, steps_per_epoch, self.recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        schedule = decay_schedule(steps_per_epoch, self.recipe)
+        if schedule != DecaySchedule():
+            set_weight_decay(self.optimizer, decay_factor(schedule, step, self.recipe.epochs * steps_per_epoch))
 
     def _step(self, images: Tensor, labels: Tensor) -> float:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
@@ -144,6 +194,8 @@ class Run:
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         if self.extra_loss is not None:
             loss = loss + self.extra_loss(self.model)
+        if self.low_rank is not None:
+            loss = loss + self.low_rank.loss()
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

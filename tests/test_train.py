@@ -21,6 +21,7 @@ from rankfold.models.networks import STANDARD, Shape, build
 from rankfold.models.recipe import Recipe, augment
 from rankfold.models.resnet_deep import DeepResNetShape
 from rankfold.models.train import train
+from rankfold.models.train_options import asked
 from rankfold.models.training_run import Run, accuracy, as_pixels, measure_norms
 from rankfold.models.vgg import VGGShape
 from rankfold.models.vit_class_token import ClassTokenViTShape
@@ -288,4 +289,4 @@ def test_networks_that_ship_keep_their_size(tmp_path: Path) -> None:
     arguments = ["vit-fashion", "--data", str(tmp_path), "--out", str(tmp_path), "--width", "2", "--patch-size", "7"]
     options = train_module._parser().parse_args(arguments)
     with pytest.raises(ValueError, match="leave out --width, --patch-size, or choose one of resnet18, "):
-        train_module._asked(options, None)
+        asked(options, None)

@@ -109,7 +109,10 @@ USAGE = [
     (("analyze", "model.onnx", "--utilization"), "--utilization needs --data"),
     ((*ANALYZE, "--shares", "1.5"), "--shares is 1.5; expected numbers above 0 and at most 1"),
     (("analyze", "model.onnx", "--data", "data.npz", "--shares", "0.5"), "--shares goes with --utilization"),
-    (("analyze", "model.onnx", "--data", "data.npz", "--plots", "p"), "--plots goes with --utilization or --activations"),
+    (
+        ("analyze", "model.onnx", "--data", "data.npz", "--plots", "p"),
+        "--plots goes with --utilization or --activations",
+    ),
     (("analyze", "model.onnx", "--data", "data.npz", "--about-zero"), "--about-zero goes with --utilization"),
     ((*COMPRESS, "--utilized", "1.5"), "It must lie in (0, 1]; found 1.5"),
     ((*COMPRESS, "--utilized", "0"), "It must lie in (0, 1]; found 0"),
