@@ -81,6 +81,19 @@ def attacked_input(model: Model, threat: Threat) -> InputSpec:
     return floats[0]
 
 
+def names_of(models: Sequence[Model]) -> tuple[str, ...]:
+    """Return what figures call the models: the files' names, or their paths where names repeat.
+
+    Raises:
+        OptionsError: A file is given twice.
+    """
+    paths = [model.path for model in models]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise OptionsError(f"a model is given twice: {', '.join(map(str, paths))}; give different ones")
+    short = [path.name for path in paths]
+    return tuple(short if len(set(short)) == len(short) else map(str, paths))
+
+
 def check_alike(models: Sequence[Model]) -> None:
     """Check that all models take the same feeds and give outputs of the same names.
 

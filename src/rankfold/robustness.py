@@ -19,10 +19,11 @@ from rankfold.attacked import (
     check_alike,
     check_labels,
     check_runnable,
+    names_of,
     predicted,
     scoring_of,
 )
-from rankfold.errors import CalibrationDataError, OptionsError
+from rankfold.errors import CalibrationDataError
 from rankfold.masking import Place, Rights, signs_of_masking
 from rankfold.memory import runs_lean
 from rankfold.options import Options, check_options
@@ -80,6 +81,7 @@ class Robustness:
         bounds: The valid values and the radii that this came to.
         scoring: The input that was changed, and the output that was asked.
         robust: Every attack, radius and pair of models.
+        seed: Of the random starts.
         warnings: What a reader should know.
     """
 
@@ -88,6 +90,7 @@ class Robustness:
     bounds: Bounds
     scoring: Scoring
     robust: tuple[Robust, ...]
+    seed: int
     warnings: tuple[str, ...]
 
     def share(self, place: Place) -> Share:
@@ -129,7 +132,7 @@ def attack(
     check_options(options)
     check_threat(threat)
     models = tuple(map(load_model, (model, *candidates)))
-    names = _names(models)
+    names = names_of(models)
     changed = attacked_input(models[0], threat)
     check_alike(models)
     check_runnable(models)
@@ -143,14 +146,6 @@ def attack(
         values = int(np.prod(batches[0][0][changed.name].shape[1:]))
         bounds = bounds_of(threat, _extremes(case, threat, where), values, f"{where}: input {changed.name!r}")
         return _attacked(case, names, threat, bounds)
-
-
-def _names(models: Sequence[Model]) -> tuple[str, ...]:
-    paths = [model.path for model in models]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise OptionsError(f"a model is given twice: {', '.join(map(str, paths))}; give different ones")
-    short = [path.name for path in paths]
-    return tuple(short if len(set(short)) == len(short) else map(str, paths))
 
 
 def _batches(
@@ -220,6 +215,7 @@ def _attacked(case: _Case, names: tuple[str, ...], threat: Threat, bounds: Bound
         bounds,
         case.scoring,
         tuple(Robust(place, _share(found)) for place, found in rights.items()),
+        case.options.seed,
         signs_of_masking(rights, names, flat, f"input {case.scoring.input.name!r}"),
     )
 

@@ -1,0 +1,123 @@
+"""Accuracy under attack as pictures: a curve over ε per model, a panel per attack."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rankfold.errors import RuntimeUnavailableError
+from rankfold.masking import Place
+from rankfold.passes.write_model import whole_file_reported
+from rankfold.robustness import Robustness
+from rankfold.threat import AttackName
+from rankfold.tools.attack_text import NORM_NAMES
+from rankfold.tools.run_notes import note_output_folder
+
+PICTURES = ("robustness.svg", "robustness.png")
+_PANEL_INCHES = (4.2, 4.8)
+_PIXELS_PER_INCH = 100
+_LABELS = {"fgsm": "FGSM", "pgd": "PGD"}
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by most eyes (Okabe, Ito)
+_MARKERS = "osD^vP"
+
+
+class _Curve(NamedTuple):
+    """Whose accuracy by whose examples."""
+
+    made_on: int
+    scored_on: int
+    label: str
+
+
+def check_drawable() -> None:
+    """Check before any work that pictures can be drawn.
+
+    Raises:
+        RuntimeUnavailableError: matplotlib is not there.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise RuntimeUnavailableError(
+            "--plots needs matplotlib, which is not installed; run `pip install 'rankfold[plots]'`, or leave it out"
+        )
+
+
+def write_pictures(folder: Path, found: Robustness) -> tuple[str, ...]:
+    """Write the curves as SVG and PNG, the same bytes each time, and return what to tell.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    note_output_folder(folder)
+    for name in PICTURES:
+        page = drawn(found, Path(name).suffix[1:])
+        with whole_file_reported(folder / name) as file:
+            file.write(page)
+    return tuple(f"Picture: {folder / name}" for name in PICTURES)
+
+
+def drawn(found: Robustness, kind: str) -> bytes:
+    """Return the curves as a picture, `svg` or `png`."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    attacks = list(dict.fromkeys(part.place.attack for part in found.robust))
+    with rc_context({"svg.hashsalt": "rankfold"}):
+        width = max(2, len(attacks)) * _PANEL_INCHES[0]
+        figure = Figure(figsize=(width, _PANEL_INCHES[1]), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(1, len(attacks), sharey=True, squeeze=False)[0]
+        for axes, name in zip(panels, attacks, strict=True):
+            _draw(axes, found, name)
+        panels[0].set_ylabel(f"accuracy on {found.models[0].clean.samples:,} samples, %")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=1, frameon=False)
+        page = io.BytesIO()
+        figure.savefig(page, format=kind, dpi=_PIXELS_PER_INCH, metadata={"Date": None} if kind == "svg" else None)
+    return page.getvalue()
+
+
+def _curves(found: Robustness) -> Iterator[_Curve]:
+    """Yield each model's own, then the original's examples on each candidate, then a single candidate's on it."""
+    models = found.models
+    for number, model in enumerate(models):
+        yield _Curve(number, number, f"{model.name}, its own examples")
+    for number, model in enumerate(models[1:], start=1):
+        yield _Curve(0, number, f"{model.name}, examples made on {models[0].name}")
+    if len(models) == 2:
+        yield _Curve(1, 0, f"{models[0].name}, examples made on {models[1].name}")
+
+
+def _draw(axes: Any, found: Robustness, attack: AttackName) -> None:
+    """Draw one attack's curves, with 95 % intervals on those of models' own examples."""
+    for curve in _curves(found):
+        points = [(0.0, found.models[curve.scored_on].clean)]
+        points += [
+            (eps, found.share(Place(attack, eps, curve.made_on, curve.scored_on))) for eps in found.bounds.eps if eps
+        ]
+        radii, heights = [eps for eps, _ in points], [share.percent for _, share in points]
+        place = curve.scored_on
+        look = {
+            "color": _COLOURS[place % len(_COLOURS)],
+            "marker": _MARKERS[place % len(_MARKERS)],
+            "label": curve.label,
+        }
+        if curve.made_on == curve.scored_on:
+            low, high = zip(*(share.interval for _, share in points), strict=True)
+            axes.fill_between(radii, low, high, color=look["color"], alpha=0.15, linewidth=0)
+            axes.plot(radii, heights, "-", **look)
+        else:
+            axes.plot(radii, heights, "--", **look, markerfacecolor="white")
+    axes.set_title(_LABELS[attack])
+    axes.set_xlabel(f"ε ({NORM_NAMES[found.threat.norm]}, {_unit(found)})")
+    axes.set_ylim(0, 100)
+    axes.set_xlim(left=0)
+    axes.grid(visible=True, alpha=0.3)
+
+
+def _unit(found: Robustness) -> str:
+    plain = found.threat.mean == (0.0,) and found.threat.std == (1.0,)
+    return f"units of input {found.scoring.input.name!r}" + ("" if plain else " before normalisation")
