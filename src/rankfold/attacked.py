@@ -203,9 +203,20 @@ def attacker_of(
     return Attacker(examples, flat)
 
 
-def predicted(session: Session, feed: Feed, scoring: Scoring) -> NDArray[np.intp]:
-    """Return the class that a model gives each sample, (samples,)."""
-    answers: NDArray[np.intp] = run_outputs(session, feed, outputs=(scoring.output,))[scoring.output].argmax(axis=1)
+def predicted(model: Model, session: Session, feed: Feed, scoring: Scoring) -> NDArray[np.intp]:
+    """Return the class that a model gives each sample, (samples,).
+
+    Raises:
+        ModelError: Its output is not of the samples and classes that it should be of.
+    """
+    scores = run_outputs(session, feed, outputs=(scoring.output,))[scoring.output]
+    samples = len(feed[scoring.input.name])
+    if scores.shape != (samples, scoring.classes):
+        raise ModelError(
+            f"{model.path}: output {scoring.output!r} has shape {list(scores.shape)} for {samples} samples and"
+            f" {scoring.classes} classes; give models of the same classes, one row per sample"
+        )
+    answers: NDArray[np.intp] = scores.argmax(axis=1)
     return answers
 
 

@@ -193,9 +193,8 @@ def _extremes(case: _Case, threat: Threat, where: str) -> tuple[float, float]:
 
 def _attacked(case: _Case, names: tuple[str, ...], threat: Threat, bounds: Bounds) -> Robustness:
     labels = np.concatenate([labels for _, labels in case.batches])
-    clean = [
-        np.concatenate([predicted(each, feed, case.scoring) for feed, _ in case.batches]) for each in case.sessions
-    ]
+    pairs = tuple(zip(case.models, case.sessions, strict=True))
+    clean = [np.concatenate([predicted(*pair, feed, case.scoring) for feed, _ in case.batches]) for pair in pairs]
     right = [answers == labels for answers in clean]
     rights: dict[Place, Rights] = {}
     flat = []
@@ -235,8 +234,9 @@ def _answers(
             randoms = [np.random.default_rng((case.options.seed, start)) for start in range(restarts)]
         feed, labels = case.batches[number]
         examples = attacker.examples(feed, labels, name, eps, randoms)
-        for asked, session in enumerate(case.sessions):
-            answers = predicted(session, {**feed, case.scoring.input.name: examples}, case.scoring)
+        changed = {**feed, case.scoring.input.name: examples}
+        for asked, (model, session) in enumerate(zip(case.models, case.sessions, strict=True)):
+            answers = predicted(model, session, changed, case.scoring)
             parts.setdefault((eps, asked), []).append(answers)
     return {place: np.concatenate(answers) for place, answers in parts.items()}
 
