@@ -114,7 +114,6 @@ def test_bars_are_as_long_as_the_errors(found: Frontier) -> None:
 
 
 def test_the_picture_is_the_same_bytes_each_time(found: Frontier) -> None:
-    pytest.importorskip("matplotlib")
     picture = svg(found)
     assert picture is not None
     assert picture.startswith("<?xml")

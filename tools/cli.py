@@ -30,6 +30,7 @@ _COMMANDS = {
     "validate": ("commands_check:validate", "Compare the outputs of two models."),
     "bench": ("commands_check:bench", "Time two models side by side."),
     "heal": ("commands_heal:heal_command", "Bring a compressed model nearer to the original."),
+    "attack": ("commands_attack:attack_command", "Attack a classifier and candidates by adversarial examples."),
     "demo": ("demo:demo", "Compress a trained model that ships with the package."),
 }
 _HELP = "Make ONNX models smaller and faster by low-rank folding guided by data, and prove it."

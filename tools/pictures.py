@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rankfold.errors import RuntimeUnavailableError
 from rankfold.passes.write_model import check_writable
 from rankfold.tools.report_files import make_folder, write_text
 
@@ -21,11 +23,16 @@ class Picture(NamedTuple):
 
 
 def make_plots_folder(folder: Path, names: Iterable[str]) -> None:
-    """Make the folder of the pictures before anything is measured.
+    """Check that pictures can be drawn and make their folder, before anything is measured.
 
     Raises:
-        OutputError: It cannot be made, or the pictures cannot be written there.
+        RuntimeUnavailableError: matplotlib is not there.
+        OutputError: The folder cannot be made, or the pictures cannot be written there.
     """
+    if not is_installed("matplotlib"):
+        raise RuntimeUnavailableError(
+            "--plots needs matplotlib, which is not installed; run `pip install 'rankfold[plots]'`, or leave it out"
+        )
     make_folder(folder)
     for name in names:
         check_writable(folder / name)
@@ -45,6 +52,11 @@ def write_pictures(folder: Path, pictures: Mapping[str, Picture]) -> tuple[str, 
         write_text(folder / name, page)
         told.append(f"Picture: {folder / name}")
     return tuple(told)
+
+
+def is_installed(name: str) -> bool:
+    """Return whether a package is there; it is not imported."""
+    return importlib.util.find_spec(name) is not None
 
 
 def svg_text(draw: Callable[[Any], None], inches: tuple[float, float]) -> str | None:
