@@ -16,7 +16,7 @@ from rankfold.utilization import Utilization
 DEPTH_PICTURE = "utilization.svg"
 SPECTRA_PICTURE = "spectra.svg"
 _WIDTH_INCHES = 8.0
-_DEPTH_INCHES = 3.6
+_DEPTH_INCHES = 3.8
 _ROW_INCHES = 1.7
 _COLUMNS = 4
 _MOST_SPECTRA = 16
@@ -72,7 +72,7 @@ def _draw_depth(figure: Any, *, found: Utilization) -> None:
         axes.set_ylim(0, 105)
         axes.grid(visible=True, alpha=0.3)
     panels[0].set_ylabel("utilized rank / full rank, %")
-    panels[0].legend(fontsize=8, loc="upper right")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(kinds) + 1, fontsize=9)
 
 
 def _draw_spectra(figure: Any, *, sites: Sequence[SiteUtilization]) -> None:
@@ -103,5 +103,8 @@ def _curve(shares: Sequence[float]) -> tuple[list[int], list[float]]:
 
 
 def _short(name: str) -> str:
-    """Return the end of a long name, which tells more than its start."""
-    return name if len(name) <= _NAME_LETTERS else f"…{name[1 - _NAME_LETTERS :]}"
+    """Return a long name without its middle: its start tells the block, its end the layer."""
+    if len(name) <= _NAME_LETTERS:
+        return name
+    start = _NAME_LETTERS // 3
+    return f"{name[:start]}…{name[start + 1 - _NAME_LETTERS :]}"
