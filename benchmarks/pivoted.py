@@ -1,8 +1,8 @@
 """What the pivoted form costs in time: `python -m benchmarks.pivoted [--rounds N]`; rewrites `results/pivoted.json`.
 
 One layer, MatMul and Add, with a made-up weight: dense, folded as a pair, and pivoted with as many parameters as the
-pair, at the next lower multiple of the rank quantum. Times are one thread's own, which
-other work on the machine hardly changes.
+pair, at the next lower multiple of the rank quantum. Times are one thread's own, which other work on the machine hardly
+changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from onnx import numpy_helper, parser, save
 
 from benchmarks.common import markdown, write_results
 from benchmarks.plain_svd import fold_plain
-from rankfold.passes.allocate import RANK_QUANTUM
+from rankfold.passes.allocate import rank_quantum
 from rankfold.passes.model_file import load_model
 from rankfold.values import Form, RankPlan, SiteRank, folded_parameters
 
@@ -58,7 +58,8 @@ def timed_layer(batch: tuple[int, int], sizes: tuple[int, int], *, rounds: int) 
         layer = _layer(Path(folder) / "layer.onnx", sizes)
         feed = np.random.default_rng(0).standard_normal((*batch, sizes[0])).astype(np.float32)
         for share in SHARES:
-            pair = int(share * math.prod(sizes) / sum(sizes)) // RANK_QUANTUM * RANK_QUANTUM
+            quantum = rank_quantum(*sizes)
+            pair = int(share * math.prod(sizes) / sum(sizes)) // quantum * quantum
             if not pair:
                 continue
             pivoted = pivoted_rank(*sizes, pair)
@@ -76,7 +77,8 @@ def timed_layer(batch: tuple[int, int], sizes: tuple[int, int], *, rounds: int) 
 def pivoted_rank(in_features: int, out_features: int, pair: int) -> int:
     """Return the largest aligned rank that takes no more parameters pivoted than `pair` does as a pair."""
     budget = folded_parameters(in_features, out_features, pair, "pair")
-    ranks = range(RANK_QUANTUM, min(in_features, out_features), RANK_QUANTUM)
+    quantum = rank_quantum(in_features, out_features)
+    ranks = range(quantum, min(in_features, out_features), quantum)
     return max(rank for rank in ranks if folded_parameters(in_features, out_features, rank, "pivoted") <= budget)
 
 

@@ -77,5 +77,8 @@ def svg_text(draw: Callable[[Any], None], inches: tuple[float, float]) -> str | 
 
 
 def short_name(name: str, letters: int) -> str:
-    """Return the end of a long name, which tells more than its start."""
-    return name if len(name) <= letters else f"…{name[1 - letters :]}"
+    """Return a long name without its middle: its start tells the block, its end the layer."""
+    if len(name) <= letters:
+        return name
+    start = letters // 3
+    return f"{name[:start]}…{name[start + 1 - letters :]}"

@@ -15,7 +15,7 @@ from rankfold.utilization import Utilization
 DEPTH_PICTURE = "utilization.svg"
 SPECTRA_PICTURE = "spectra.svg"
 _WIDTH_INCHES = 8.0
-_DEPTH_INCHES = 3.6
+_DEPTH_INCHES = 3.8
 _ROW_INCHES = 1.7
 _COLUMNS = 4
 _MOST_SPECTRA = 16
@@ -70,7 +70,7 @@ def _draw_depth(figure: Any, *, found: Utilization) -> None:
         axes.set_ylim(0, 105)
         axes.grid(visible=True, alpha=0.3)
     panels[0].set_ylabel("utilized rank / full rank, %")
-    panels[0].legend(fontsize=8, loc="upper right")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(kinds) + 1, fontsize=9)
 
 
 def _draw_spectra(figure: Any, *, sites: Sequence[SiteUtilization]) -> None:
