@@ -23,9 +23,10 @@ LEAST_PIVOT_SAVING = 0.05
 # Beside two products a pivoted fold copies the features of one side, by a Split and an Add or by a Concat, whatever its
 # rank. A feature takes as long as some 20 multiply-adds on an AMD EPYC, as some 45 on an Intel Xeon with AVX-512
 # (`python -m benchmarks.pivoted`), where a square layer of 384 features took 1.15 to 1.3 times as long as a pair of as
-# many parameters. So copying may take this share of what the products take.
+# many parameters. So copying may take this share of what the products take: in a ViT-S it takes more in every layer,
+# in wider models less.
 COPIED_FEATURE = 45
-MOST_COPYING = 0.125
+MOST_COPYING = 1 / 32
 
 
 @dataclass(frozen=True)

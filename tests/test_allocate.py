@@ -130,7 +130,7 @@ def test_ranks_are_multiples_of_the_quantum_and_save(fan_in: int, fan_out: int) 
 
 
 @few
-@given(st.integers(1, 400), st.integers(1, 1600))
+@given(st.integers(1, 1000), st.integers(1, 4000))
 def test_with_pivots_every_rank_has_one_form_and_costs_rise(fan_in: int, fan_out: int) -> None:
     found = parameter_curve("a", (fan_in, fan_out), lambda _: 0.5, blocks=3, pivots=True)
     *folded, dense = found.choices
@@ -151,18 +151,21 @@ def test_with_pivots_every_rank_has_one_form_and_costs_rise(fan_in: int, fan_out
 
 
 def test_pivoted_ranks_reach_further() -> None:
-    # 384 · 1536 at three quarters of its parameters: 224 · 1,920 = 430,080 as a pair, 256 · 1,664 = 425,984 pivoted.
-    found = parameter_curve("a", (384, 1536), lambda _: 0.5, pivots=True)
-    affordable = [choice for choice in found.choices if choice.cost <= 0.75 * 384 * 1536]
-    assert (affordable[-1].rank, affordable[-1].form, affordable[-1].cost) == (256, "pivoted", 425_984)
+    # 768 · 3072 at three quarters of its parameters: 448 · 3,840 = 1,720,320 as a pair, 512 · 3,328 = 1,703,936
+    # pivoted.
+    found = parameter_curve("a", (768, 3072), lambda _: 0.5, pivots=True)
+    affordable = [choice for choice in found.choices if choice.cost <= 0.75 * 768 * 3072]
+    assert (affordable[-1].rank, affordable[-1].form, affordable[-1].cost) == (512, "pivoted", 1_703_936)
 
 
 def test_where_copying_takes_long_pairs_are_offered() -> None:
-    # Copying 384 features takes as long as 17,280 multiply-adds, an eighth of 138,240; of 384 · 384 = 147,456 a fold
+    # Copying 384 features takes as long as 17,280 multiply-adds, a 32nd of 552,960; of 384 · 1536 = 589,824 a fold
     # keeps four fifths at most.
-    found = parameter_curve("a", (384, 384), lambda _: 0.5, pivots=True)
+    found = parameter_curve("a", (384, 1536), lambda _: 0.5, pivots=True)
     assert {choice.form for choice in found.choices} == {"pair"}
-    assert chosen_form(300, 768, 768, pivots=True) == "pivoted"
+    assert chosen_form(256, 768, 768, pivots=True) == "pair"
+    assert chosen_form(512, 2048, 2048, pivots=True) == "pair"
+    assert chosen_form(1024, 2048, 2048, pivots=True) == "pivoted"
 
 
 def test_small_sites_offer_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,13 +114,12 @@ def test_folded_models_are_attacked_in_either_form() -> None:
     labels = onnxruntime.InferenceSession("wide.onnx").run(None, {"x": rows})[0].argmax(axis=1)
     np.savez("wide.npz", x=rows, labels=labels)
     quick = Options(latency_rounds=0, allocation="uniform")
-    operators = set()
-    for keep in (0.9, 0.4):
-        compress("wide.onnx", {"x": rows}, keep=keep, output=f"{keep}.onnx", options=quick)
-        operators |= {node.op_type for node in onnx.load(f"{keep}.onnx").graph.node}
-    assert "Concat" in operators  # the pivoted form
+    plan = compress("wide.onnx", {"x": rows}, keep=0.6, output="pair.onnx", options=quick).plan
+    turned = replace(plan, sites=tuple(replace(line, form="pivoted") for line in plan.sites))
+    compress("wide.onnx", {"x": rows}, plan=turned, output="pivoted.onnx", options=quick)
+    assert "Concat" in {node.op_type for node in onnx.load("pivoted.onnx").graph.node}
     threat = Threat(attacks=("fgsm",), eps=(0.02,), clip=(0.0, 1.0), samples=50)
-    found = attack("wide.onnx", "wide.npz", candidates=("0.9.onnx", "0.4.onnx"), threat=threat)
+    found = attack("wide.onnx", "wide.npz", candidates=("pair.onnx", "pivoted.onnx"), threat=threat)
     for number, model in enumerate(found.models):
         assert model.clean.samples == 50
         assert found.share(Place("fgsm", 0.02, number, number)).count < model.clean.count

@@ -44,6 +44,7 @@ def write_pictures(folder: Path, pictures: Mapping[str, Picture]) -> tuple[str, 
     Raises:
         OutputError: A file cannot be written.
     """
+    make_folder(folder)
     told = []
     for name, picture in pictures.items():
         page = svg_text(*picture)
