@@ -94,7 +94,7 @@ def _lengths(changes: Tensor) -> Tensor:
     """Return each sample's L2 norm, in a shape that broadcasts against the batch; safe from underflow in squares."""
     flat = changes.flatten(1)
     largest = flat.abs().amax(1, keepdim=True).clamp_min(_tiny(flat))
-    lengths = largest * (flat / largest).norm(dim=1, keepdim=True)
+    lengths: Tensor = largest * torch.linalg.vector_norm(flat / largest, dim=1, keepdim=True)
     return lengths.reshape(-1, *(1,) * (changes.ndim - 1))
 
 
