@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 import rankfold
 from benchmarks.allocations import Ground, normalised_energy_plan, uniform_plan
@@ -26,6 +27,7 @@ from rankfold import RankPlan
 from rankfold.opening import open_model
 from rankfold.passes.plan_file import plan_from_json, plan_to_json
 from rankfold.passes.spectrum import Spectrum
+from rankfold.values import FloatArray
 
 OURS = "rankfold"
 UNIFORM, ENERGY = "uniform", "normalised energy"
@@ -142,7 +144,7 @@ class Bench:
 def write(scored: Scored, path: Path) -> None:
     """Write a candidate's scores: first the terms, then the JSON."""
     terms = {
-        f"{number}.{part}": getattr(measure, part)
+        f"{number}.{part}": getattr(measure, part).astype(np.float32)  # a sum of thousands is off by 1e-7 at most
         for number, measure in enumerate(scored.scores.values())
         for part in ("above", "below")
     }
@@ -160,15 +162,19 @@ def write(scored: Scored, path: Path) -> None:
 
 
 def read(path: Path) -> Scored:
-    """Return what `write` wrote."""
+    """Return what `write` wrote, its terms to float32."""
     content = json.loads(path.read_text())
     with np.load(path.with_suffix(".npz")) as terms:
         scores = {
-            name: Measure(terms[f"{number}.above"], terms[f"{number}.below"], entry["root"])
+            name: Measure(_wide(terms[f"{number}.above"]), _wide(terms[f"{number}.below"]), entry["root"])
             for number, (name, entry) in enumerate(content["scores"].items())
         }
     candidate = Candidate(*(content[name] for name in ("subject", "keep", "basis", "allocation")))
     return Scored(candidate, content["kept"], content["size_bytes"], scores)
+
+
+def _wide(terms: NDArray[np.float32]) -> FloatArray:
+    return terms.astype(np.float64)
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from rankfold.tools.attack_text import NORM_NAMES
 from rankfold.tools.pictures import Picture, write_pictures
 
 PICTURE = "robustness.svg"
-_PANEL_INCHES = (4.2, 4.8)
+_PANEL_INCHES = (4.0, 4.6)
 _LABELS = {"fgsm": "FGSM", "pgd": "PGD"}
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by most eyes (Okabe, Ito)
 _MARKERS = "osD^vP"
@@ -84,6 +84,7 @@ def _draw_panel(axes: Any, found: Robustness, attack: AttackName) -> None:
     axes.set_xlabel(f"ε ({NORM_NAMES[found.threat.norm]}, {_unit(found)})")
     axes.set_ylim(0, 100)
     axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=4)  # more would run into the next panel's
     axes.grid(visible=True, alpha=0.3)
 
 

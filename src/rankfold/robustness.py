@@ -80,7 +80,7 @@ class Robustness:
         threat: What an attacker may do.
         bounds: The valid values and the radii that this came to.
         scoring: The input that was changed, and the output that was asked.
-        robust: Every attack, radius and pair of models.
+        robust: Every attack, radius and pair of models, in this order.
         seed: Of the random starts.
         warnings: What a reader should know.
     """
@@ -213,7 +213,7 @@ def _attacked(case: _Case, names: tuple[str, ...], threat: Threat, bounds: Bound
         threat,
         bounds,
         case.scoring,
-        tuple(Robust(place, _share(found)) for place, found in rights.items()),
+        tuple(Robust(place, _share(rights[place])) for place in sorted(rights)),
         case.options.seed,
         signs_of_masking(rights, names, flat, f"input {case.scoring.input.name!r}"),
     )
