@@ -114,7 +114,7 @@ def _outputs(path: Path, known: Grounds, samples: Array) -> Array:
     weights = [numpy_helper.to_array(weight) for weight in onnx.load(path).graph.initializer]
     found = samples[None]
     for layer, (curve, weight) in enumerate(zip(known.study.curves, weights, strict=True)):
-        basis = known.spectra[curve.site]
+        basis = known.study.whole(next(site for site in known.study.scan.sites if site.name == curve.site))
         vectors = basis.vectors.astype(np.float32)
         dense = found @ weight
         directions = dense @ vectors

@@ -10,17 +10,19 @@ import numpy as np
 
 from rankfold.answers import Found, faster_uniform, found_plan
 from rankfold.budgets import Answer, MaxError, Speedup, Tried, Utilized
+from rankfold.cautions import data_warnings, pattern_warnings
 from rankfold.choose import UNIFORM_BECAUSE, Study, hindrance, with_tails
 from rankfold.errors import PlanError
 from rankfold.evaluation import MaxDrop, Score
 from rankfold.findings import SiteOutcome
+from rankfold.kept_bases import KeptBases
 from rankfold.measures import rows_per_sample, site_outcomes
 from rankfold.options import Options
 from rankfold.passes.bases import held_out_tails, rows_warning, site_basis
 from rankfold.passes.model_file import Model
 from rankfold.passes.plan import make_plan, site_curves, with_predictions
 from rankfold.passes.site import Site
-from rankfold.passes.sites import Scan, unmatched_patterns
+from rankfold.passes.sites import Scan
 from rankfold.passes.spectrum import Spectrum
 from rankfold.projecting import Projected, dense_notes, projected, utilized_plan, with_losses
 from rankfold.runtime_calib.threads import limited_threads
@@ -29,7 +31,7 @@ from rankfold.stated import Budget, searches
 from rankfold.values import Calibration, Energy, FloatArray, Keep, RankPlan
 
 _VECTORS_SHARE = 0.5
-"""Share of the memory in which the bases' vectors are kept; those beyond it are computed again when they are needed."""
+"""Of the memory: as much room on disk is taken for bases; those beyond it are computed again when they are needed."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class Decision:
     """What is to be done, and what of the calibration is still needed for it.
 
     Attributes:
-        spectra: Each site's basis; those that memory has no room for lack their vectors.
-        calibration: Without moments where all vectors are there.
+        spectra: Each site's basis without its vectors.
+        kept: The bases with them, but for those that there was no room for.
+        calibration: Without moments where all bases were kept.
         tried: The plans that were tried before one was chosen.
         answer: How close the plan came to a target.
         before: What the original scored by a user's own measure.
@@ -48,6 +51,7 @@ class Decision:
 
     plan: RankPlan
     spectra: dict[str, Spectrum]
+    kept: KeptBases
     outcomes: tuple[SiteOutcome, ...]
     warnings: tuple[str, ...]
     calibration: Calibration
@@ -76,6 +80,7 @@ class Grounds:
 
     study: Study
     spectra: dict[str, Spectrum]
+    kept: KeptBases
     tails: dict[str, FloatArray]
     rows: dict[str, float]
     warnings: tuple[str, ...]
@@ -97,6 +102,7 @@ def decide(grounds: Grounds, budget: Budget) -> Decision:
     return Decision(
         plan,
         spectra,
+        grounds.kept,
         outcomes,
         told,
         grounds.calibration,
@@ -132,24 +138,25 @@ def grounds_of(
     found: dict[str, Projected] = {}
     tails: dict[str, FloatArray] = {}
     losses: dict[str, FloatArray] = {}
-    room = options.memory_bytes * _VECTORS_SHARE
+    kept = KeptBases(options.memory_bytes * _VECTORS_SHARE)
     for site, basis, warning in _bases(model, scan, calibration, options, sensitivity):
-        room -= basis.vectors.nbytes if basis.skew is None else 2 * basis.vectors.nbytes
-        spectra[site.name] = basis if room >= 0 else basis.without_vectors
+        kept.keep(site.name, basis)
+        spectra[site.name] = basis.without_vectors
         tails[site.name] = held_out_tails(model, scan, site, basis, (calibration.moments, calibration.held_out))
         if calibration.choosing:
             losses[site.name] = held_out_tails(model, scan, site, basis, (calibration.moments, calibration.choosing))
         warnings.append(warning)
         if (between := projected(model, scan, site, calibration, budget)) is not None:
             found[site.name] = between
-    told = (*pattern_warnings(scan, options), *filter(None, warnings), *_data_warnings(calibration))
+    told = (*pattern_warnings(scan, options), *filter(None, warnings), *data_warnings(calibration))
     curves = site_curves(scan, spectra)
     curves = with_tails(curves, losses) if losses else curves
     rows = rows_per_sample(scan, calibration)
-    rest = replace(calibration, held_out={}, choosing={}, moments=calibration.moments if room < 0 or found else {})
-    whole = _whole(model, scan, spectra, rest, sensitivity)
+    needed = calibration.moments if found or not kept.are_all else {}
+    rest = replace(calibration, held_out={}, choosing={}, moments=needed)
+    whole = _whole(model, scan, kept, rest, sensitivity)
     study = Study(model, scan, curves, whole, choosing or Path(), options, _predicted(scan, spectra, sensitivity))
-    return Grounds(study, spectra, tails, rows, told, rest, choosing is not None, sensitivity, found)
+    return Grounds(study, spectra, kept, tails, rows, told, rest, choosing is not None, sensitivity, found)
 
 
 def _predicted(scan: Scan, spectra: Mapping[str, Spectrum], sensitivity: Sensitivity) -> dict[str, float]:
@@ -187,21 +194,20 @@ def _found(grounds: Grounds, budget: Budget, hindered: str | None) -> Found:
 
 def whole_bases(model: Model, scan: Scan, decision: Decision) -> Callable[[Site], Spectrum]:
     """Return what gives a site's basis with its vectors: as it was kept, or made again of the same moments."""
-    return _whole(model, scan, decision.spectra, decision.calibration, decision.sensitivity)
+    return _whole(model, scan, decision.kept, decision.calibration, decision.sensitivity)
 
 
 def _whole(
     model: Model,
     scan: Scan,
-    spectra: Mapping[str, Spectrum],
+    kept: KeptBases,
     calibration: Calibration,
     sensitivity: Sensitivity,
 ) -> Callable[[Site], Spectrum]:
     def whole(site: Site) -> Spectrum:
-        basis = spectra[site.name]
-        if basis.vectors.size:
-            return basis
-        return site_basis(model, scan, site, calibration.moments, metric=sensitivity.metric(site))
+        return kept.read(site.name) or site_basis(
+            model, scan, site, calibration.moments, metric=sensitivity.metric(site)
+        )
 
     return whole
 
@@ -229,21 +235,3 @@ def _bases(
         for site in options.progress(scan.sites, "bases", len(scan.sites)):
             basis = site_basis(model, scan, site, calibration.moments, metric=sensitivity.metric(site))
             yield site, basis, rows_warning(site, basis.rows)
-
-
-def _data_warnings(calibration: Calibration) -> Iterator[str]:
-    settings = calibration.settings
-    if settings.get("dropped_samples"):
-        yield f"{settings['dropped_samples']} samples did not fill a batch of the model's fixed size and were left out"
-    if settings.get("mask") and calibration.moments and not settings.get("masked_activations"):
-        yield f"mask {settings['mask']!r} has the rows of none of the foldable layers' activations and was not used"
-
-
-def pattern_warnings(scan: Scan, options: Options) -> tuple[str, ...]:
-    """Return a warning for each pattern that matches nothing, which is likely misspelt."""
-    given = {"--include": options.include, "--exclude": options.exclude}
-    return tuple(
-        f"{name} {pattern!r} matches no node, operator or weight"
-        for name, patterns in given.items()
-        for pattern in unmatched_patterns(scan, patterns)
-    )

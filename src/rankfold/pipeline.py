@@ -13,7 +13,8 @@ from rankfold.budgets import Utilized
 from rankfold.calibration_file import load_calibration as load_calibration
 from rankfold.calibration_file import save_calibration as save_calibration
 from rankfold.capture import capture, captured, work_folder
-from rankfold.decide import Grounds, decide, grounds_of, pattern_warnings, site_spectra, whole_bases
+from rankfold.cautions import pattern_warnings
+from rankfold.decide import Grounds, decide, grounds_of, site_spectra, whole_bases
 from rankfold.errors import PlanError
 from rankfold.evaluation import Evaluate
 from rankfold.findings import Analysis, Discrepancy, Latency, Report

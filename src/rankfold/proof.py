@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from rankfold.findings import Latency, SelfCheck
+from rankfold.findings import Discrepancy, Latency, SelfCheck
 from rankfold.memory import runs_lean
 from rankfold.options import Options
+from rankfold.passes.carry import Rewritten
 from rankfold.passes.factors import Factors, factorise
 from rankfold.passes.fold import finite_weight, fold, full_rank
 from rankfold.passes.model_file import Model, input_specs
@@ -34,7 +35,14 @@ _CHECKED_SHARE = 0.5  # of the memory, for what is folded at full rank
 
 
 def self_check(
-    model: Model, scan: Scan, plan: RankPlan, whole: Callable[[Site], Spectrum], feed: Feed, *, options: Options
+    model: Model,
+    scan: Scan,
+    plan: RankPlan,
+    feed: Feed,
+    *,
+    spectra: Mapping[str, Spectrum],
+    whole: Callable[[Site], Spectrum],
+    options: Options,
 ) -> SelfCheck | None:
     """Fold the plan's sites at full rank and compare: the model on held-out data, each site on random rows.
 
@@ -47,8 +55,9 @@ def self_check(
         model: The original.
         scan: Its sites.
         plan: Which of them are folded.
-        whole: Gives a site's basis.
         feed: The held-out batch to compare on.
+        spectra: The folded sites' bases, with or without vectors.
+        whole: Gives a site's basis with them; one is held at a time.
         options: Memory, outputs, seed, provider and progress.
     """
     planned = {line.site: line for line in plan.folded}
@@ -56,14 +65,36 @@ def self_check(
     if not folded:
         return None
     sites = checked_sites(folded, int(options.memory_bytes * _CHECKED_SHARE))
-    chosen = {site.name: whole(site) for site in options.progress(sites, "self-check", len(sites))}
+    ranks = {site.name: planned[site.name].rank or 0 for site in sites if planned[site.name].form == "pivoted"}
+    ticks = iter(options.progress(sites, "self-check", len(sites)))
+    rows = _RandomRows(model, scan, options.seed, ranks)
+
+    def checked(site: Site) -> Spectrum:
+        next(ticks, None)
+        return rows.checked(site, whole(site))
+
+    chosen = {site.name for site in sites}
+    lines = tuple(line for line in plan.sites if line.site in chosen)
+    made = fold(model, scan, full_rank(replace(plan, sites=lines)), spectra, version="self-check", whole=checked)
+    assert made is not None  # there is a site
+    found = _compared(model, made, feed, options)
+    next(ticks, None)
+    return SelfCheck(
+        held_out=max(output.relative_l2 for output in found.outputs),
+        unseen=max(rows.unseen.values()),
+        tolerance=_ROUNDINGS * max(_rounding(site) for site in sites),
+        checked=len(sites),
+        folded=len(folded),
+        pivoted=max(rows.pivoted.values(), default=None),
+    )
+
+
+def _compared(model: Model, made: Rewritten, feed: Feed, options: Options) -> Discrepancy:
+    """Write a rewritten model for a moment, and compare it with the original."""
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder:
         path = Path(folder) / "full_rank.onnx"
-        lines = tuple(line for line in plan.sites if line.site in chosen)
-        made = fold(model, scan, full_rank(replace(plan, sites=lines)), chosen, version="self-check")
-        assert made is not None  # there is a site
         write_referring(made, model, path)
-        found = compare(
+        return compare(
             model.given.path,
             path,
             [feed],
@@ -72,17 +103,6 @@ def self_check(
             lean=runs_lean(model, options),
             candidate_weights=model.path.resolve().parent,
         )
-    pivoted = [site for site in sites if planned[site.name].form == "pivoted"]
-    ranks = {site.name: planned[site.name].rank or 0 for site in pivoted}
-    rows = _RandomRows(model, scan, options.seed)
-    return SelfCheck(
-        held_out=max(output.relative_l2 for output in found.outputs),
-        unseen=max(rows.at_full_rank(site, chosen[site.name]) for site in sites),
-        tolerance=_ROUNDINGS * max(_rounding(site) for site in sites),
-        checked=len(sites),
-        folded=len(folded),
-        pivoted=max((rows.pivoted(site, chosen[site.name], ranks[site.name]) for site in pivoted), default=None),
-    )
 
 
 def checked_sites(sites: Sequence[Site], room_bytes: int) -> list[Site]:
@@ -144,19 +164,35 @@ def _rounding(site: Site) -> float:
 
 @dataclass(frozen=True)
 class _RandomRows:
-    """What sites do to random rows, the factors as stored against the matrix they stand for."""
+    """What sites do to random rows, the factors as stored against the matrix they stand for.
+
+    Attributes:
+        seed: Of the rows.
+        ranks: Of the sites that are pivoted.
+        unseen, pivoted: What was found of each site at full rank, and of the pivoted ones at their own.
+    """
 
     model: Model
     scan: Scan
     seed: int
+    ranks: Mapping[str, int]
+    unseen: dict[str, float] = field(default_factory=dict)
+    pivoted: dict[str, float] = field(default_factory=dict)
 
-    def at_full_rank(self, site: Site, basis: Spectrum) -> float:
+    def checked(self, site: Site, basis: Spectrum) -> Spectrum:
+        """Return the basis, what it does to a site noted."""
+        self.unseen[site.name] = self._at_full_rank(site, basis)
+        if site.name in self.ranks:
+            self.pivoted[site.name] = self._pivoted(site, basis, self.ranks[site.name])
+        return basis
+
+    def _at_full_rank(self, site: Site, basis: Spectrum) -> float:
         """Return how far a pair of full rank is from the weight."""
         weight = finite_weight(self.model, self.scan, site)
         rank = min(site.in_features, site.out_features)
         return self._away(weight, factorise(weight, basis, rank, dtype=site.stored_dtype))
 
-    def pivoted(self, site: Site, basis: Spectrum, rank: int) -> float:
+    def _pivoted(self, site: Site, basis: Spectrum, rank: int) -> float:
         """Return how far the pivoted form is from the pair's product, over what its pivots amplify a rounding by."""
         weight = finite_weight(self.model, self.scan, site)
         down, up = weight @ basis.duals[:, :rank], basis.vectors[:, :rank]

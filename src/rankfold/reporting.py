@@ -48,7 +48,9 @@ def report_on(model: Model, scan: Scan, decision: Decision, places: tuple[Path, 
         discrepancy=compare(
             model.given.path, path, batches, outputs=options.outputs, provider=options.provider, lean=lean
         ),
-        self_check=self_check(model, scan, plan, whole_bases(model, scan, decision), feed, options=options),
+        self_check=self_check(
+            model, scan, plan, feed, spectra=decision.spectra, whole=whole_bases(model, scan, decision), options=options
+        ),
         latency=latencies(model.given, path, feed, lean=lean, options=options),
         sites=decision.outcomes,
         skipped=scan.skipped,
