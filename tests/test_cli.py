@@ -49,7 +49,10 @@ def test_a_share_out_of_range_is_a_usage_error(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        ((*COMPRESS,), "exactly one of --keep, --energy, --plan, --max-drop, --speedup and --max-error; found none"),
+        (
+            (*COMPRESS,),
+            "exactly one of --keep, --energy, --plan, --max-drop, --speedup, --utilized and --max-error; found none",
+        ),
         ((*COMPRESS, "--keep", "0.5", "--energy", "0.9"), "found --keep and --energy"),
         ((*COMPRESS, "--keep", "0.5", "--plan", "plan.json"), "found --keep and --plan"),
         (("plan", "model.onnx", "--calibration", "c.npz", "-o", "p.json"), "one of --keep and --energy; found none"),
