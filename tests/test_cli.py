@@ -51,7 +51,7 @@ def test_a_share_out_of_range_is_a_usage_error(capsys: pytest.CaptureFixture[str
     [
         (
             (*COMPRESS,),
-            "exactly one of --keep, --energy, --utilized, --plan, --max-drop, --speedup and --max-error; found none",
+            "exactly one of --keep, --energy, --plan, --max-drop, --speedup, --utilized and --max-error; found none",
         ),
         ((*COMPRESS, "--keep", "0.5", "--energy", "0.9"), "found --keep and --energy"),
         ((*COMPRESS, "--keep", "0.5", "--plan", "plan.json"), "found --keep and --plan"),

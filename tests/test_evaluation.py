@@ -205,7 +205,7 @@ def test_a_larger_drop_gives_a_smaller_model(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "0 budgets were given; expected exactly one of keep, energy, utilized, plan, max_error"),
+        ({}, "0 budgets were given; expected exactly one of keep, energy, plan, max_error"),
         ({"keep": 0.5, "speedup": 2.0}, "2 budgets were given"),
         ({"max_drop": 1.0}, "max_drop and evaluate belong together"),
         ({"evaluate": len, "keep": 0.5}, "max_drop and evaluate belong together"),

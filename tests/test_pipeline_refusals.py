@@ -34,7 +34,7 @@ def test_exactly_one_budget_is_wanted(
     keep: float | None, energy: float | None, plan: RankPlan | None, given: int, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        PlanError, match=f"{given} budgets were given; expected exactly one of keep, energy, utilized, plan, max_error"
+        PlanError, match=f"{given} budgets were given; expected exactly one of keep, energy, plan, max_error"
     ):
         compress(tmp_path / "none.onnx", Unread(), keep=keep, energy=energy, plan=plan)
 

@@ -182,3 +182,12 @@ def test_where_no_bias_takes_the_mean_up_variances_are_about_zero(tmp_path: Path
     plan = replace(result.plan, sites=(replace(line, projection=replace(line.projection, centred=True)),))
     with pytest.raises(PlanError, match="no bias that could take up the mean"):
         compress(path, {"x": rows_of(16)}, plan=plan, output=tmp_path / "no.onnx", options=QUICK)
+
+
+def test_projected_factors_can_be_healed_and_collected_in_little_memory(tmp_path: Path) -> None:
+    path, x = layer(tmp_path / "model.onnx", (40, 16), "[fc] y = Gemm(x, w, b)"), rows_of(40, 500)
+    options = replace(QUICK, heal="refit", memory_bytes=40 * 40 * 8)
+    result = compress(path, {"x": x}, utilized=SHARE, output=tmp_path / "out.onnx", options=options)
+    assert result.report.healing is not None
+    assert [step.name for step in result.report.healing.steps] == ["refit"]
+    assert result.report.sites[0].projection is not None

@@ -99,10 +99,10 @@ def check_one_budget(
     stated = {
         "--keep": budget.keep,
         "--energy": budget.energy,
-        "--utilized": utilized.utilized,
         "--plan": plan,
         "--max-drop": targets.max_drop,
         "--speedup": targets.speedup,
+        "--utilized": utilized.utilized,
     }
     found = [name for name, value in stated.items() if value is not None]
     if len(found) > 1 or (not found and limits.max_error is None):

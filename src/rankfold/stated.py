@@ -13,7 +13,7 @@ from rankfold.values import Energy, Keep, RankPlan
 Budget = Keep | Energy | Utilized | MaxError | MaxDrop | Speedup | RankPlan
 
 _SHARES: dict[str, type[Keep | Energy | Utilized]] = {"keep": Keep, "energy": Energy, "utilized": Utilized}
-_NAMES = "keep, energy, utilized, plan, max_error, max_drop with evaluate, and speedup"
+_NAMES = "keep, energy, plan, max_error, max_drop with evaluate, speedup, and utilized"
 
 
 @dataclass(frozen=True)
