@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,23 @@ def hide(count: int, tokens: int, generator: torch.Generator) -> Tensor:
     return order < round(HIDDEN * tokens)
 
 
+@dataclass(frozen=True)
+class Pretrained:
+    """What a training came to.
+
+    Attributes:
+        encoder: Its averaged weights after the last step, in evaluation mode.
+        losses: Mean loss of each epoch.
+    """
+
+    encoder: ViT
+    losses: tuple[float, ...]
+
+
 def pretrain(
     shape: ViTShape, recipe: Recipe, images: Tensor, folder: Path, *, told: Callable[[int, float], None] | None = None
-) -> ViT:
-    """Train an encoder on images (count, channels, size, size), and return its averaged weights.
+) -> Pretrained:
+    """Train an encoder on images (count, channels, size, size).
 
     A run that was interrupted goes on at its last finished epoch, to the same weights.
 
@@ -88,7 +101,7 @@ def pretrain(
             told(state.epoch, loss)
     encoder = state.average.encoder
     assert isinstance(encoder, ViT)
-    return encoder.eval()
+    return Pretrained(encoder.eval(), tuple(state.losses))
 
 
 class _State:
@@ -101,6 +114,7 @@ class _State:
         self.optimizer = build_optimizer(self.model, recipe)
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.epoch = 0
+        self.losses: list[float] = []  # the mean of each epoch
         if file.exists():
             self._resume(torch.load(file, weights_only=True))
 
@@ -112,7 +126,7 @@ class _State:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"])
         torch.set_rng_state(saved["torch_rng"])
-        self.epoch = saved["epoch"]
+        self.epoch, self.losses = saved["epoch"], saved["losses"]
 
     def train_epoch(self, images: Tensor) -> float:
         """Train over all images once, in whole batches, checkpoint, and return the mean loss."""
@@ -126,8 +140,9 @@ class _State:
                 group["lr"] = rate
             total += self._step(augment(as_pixels(images[chosen]), recipe, self.generator))
         self.epoch += 1
+        self.losses.append(total / len(batches))
         self._save()
-        return total / len(batches)
+        return self.losses[-1]
 
     def _step(self, images: Tensor) -> float:
         tokens = self.model.encoder.position.shape[1]
@@ -152,6 +167,7 @@ class _State:
             "generator": self.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
             "epoch": self.epoch,
+            "losses": self.losses,
         }
         torch.save(content, partial)
         os.replace(partial, self.file)
