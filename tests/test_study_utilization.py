@@ -117,7 +117,9 @@ def test_a_study_that_was_stopped_goes_on_and_computes_nothing_twice(
     assert (place / "studies.md").read_text() == page
     drawn = (place / "pictures" / "utilization-depth.svg").read_bytes()
     (place / "pictures" / "utilization-depth.svg").unlink()
+    (place / "studies.md").write_text("<!-- utilization: begin -->\nold\n<!-- utilization: end -->\n")
     utilization.main(["--redraw"])
+    assert (place / "studies.md").read_text() == page
     assert (place / "pictures" / "utilization-depth.svg").read_bytes() == drawn
     with pytest.raises(SystemExit, match="give another --work"):
         utilization.main([*arguments, "--full"])

@@ -78,7 +78,13 @@ class Pretrained:
 
 
 def pretrain(
-    shape: ViTShape, recipe: Recipe, images: Tensor, folder: Path, *, told: Callable[[int, float], None] | None = None
+    shape: ViTShape,
+    recipe: Recipe,
+    images: Tensor,
+    folder: Path,
+    *,
+    told: Callable[[int, float], None] | None = None,
+    device: str = "cpu",
 ) -> Pretrained:
     """Train an encoder on images (count, channels, size, size).
 
@@ -89,34 +95,36 @@ def pretrain(
         images: Bytes, or float32 in [0, 1].
         folder: Where the checkpoint is kept; it is made.
         told: Is called after each epoch with its number and its mean loss.
+        device: Where it is trained; the encoder that is returned is on the CPU.
 
     Raises:
         ValueError: `folder` holds a run of another shape or recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = _State(shape, recipe, folder / "checkpoint.pt")
+    state = _State(shape, recipe, folder / "checkpoint.pt", torch.device(device))
     while state.epoch < recipe.epochs:
         loss = state.train_epoch(images)
         if told is not None:
             told(state.epoch, loss)
     encoder = state.average.encoder
     assert isinstance(encoder, ViT)
-    return Pretrained(encoder.eval(), tuple(state.losses))
+    return Pretrained(encoder.eval().cpu(), tuple(state.losses))
 
 
 class _State:
-    def __init__(self, shape: ViTShape, recipe: Recipe, file: Path) -> None:
+    def __init__(self, shape: ViTShape, recipe: Recipe, file: Path, device: torch.device) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.file = recipe, file
+        self.recipe, self.file, self.device = recipe, file, device
         self.settings = {"shape": asdict(shape), "recipe": asdict(recipe)}
-        self.model, self.average = MaskedViT(shape, drop_path=recipe.drop_path), MaskedViT(shape)
+        self.model = MaskedViT(shape, drop_path=recipe.drop_path).to(device)
+        self.average = MaskedViT(shape).to(device)
         self.average.load_state_dict(self.model.state_dict())
         self.optimizer = build_optimizer(self.model, recipe)
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.epoch = 0
         self.losses: list[float] = []  # the mean of each epoch
         if file.exists():
-            self._resume(torch.load(file, weights_only=True))
+            self._resume(torch.load(file, weights_only=True, map_location="cpu"))
 
     def _resume(self, saved: dict[str, Any]) -> None:
         if saved["settings"] != self.settings:
@@ -146,8 +154,9 @@ class _State:
 
     def _step(self, images: Tensor) -> float:
         tokens = self.model.encoder.position.shape[1]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            loss: Tensor = self.model(images, hide(len(images), tokens, self.generator))
+        hidden = hide(len(images), tokens, self.generator).to(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            loss: Tensor = self.model(images.to(self.device), hidden)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

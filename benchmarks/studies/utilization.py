@@ -7,7 +7,7 @@ each of three seeds. Every training and every measurement leaves its JSON in the
 it was left, a training at its last finished epoch. When all are there, `results/studies/utilization.json`, the tables
 in docs/studies.md and the pictures are written. Test images have no part in it.
 
-`--full` trains a ViT of DINOv2's width and depth on all images for 100 epochs, which takes many cores and days.
+`--full` trains a ViT of DINOv2's width and depth on all images for 100 epochs, for a GPU (`--device cuda`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,28 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from benchmarks.common import PICTURES, RESULTS, STUDIES, told, write_results, write_whole
+import torch
+
+from benchmarks.common import PICTURES, RESULTS, STUDIES, told, write_between, write_results, write_whole
 from benchmarks.studies.utilization_figures import ABOUT, SHARES, Row, figures, summary, table
-from benchmarks.studies.utilization_networks import Network, Settings, epochs_of, feeds, model_of, networks
+from benchmarks.studies.utilization_networks import (
+    Network,
+    Place,
+    Settings,
+    batch_count,
+    epochs_of,
+    feeds,
+    model_of,
+    networks,
+)
 from benchmarks.studies.utilization_pictures import AGAINST_SHARE, DEPTH, write_study_pictures
 from rankfold import Options
 from rankfold.models.recipe import Recipe
 from rankfold.models.vit import ViTShape
 from rankfold.pipeline import utilization
+from rankfold.values import Provider
 
 NAME = "utilization"
 # One recipe for both trainings, since weight decay and augmentation by themselves move ranks. An average over a
@@ -51,58 +63,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, help="folder for models, checkpoints and one JSON per run, kept")
     parser.add_argument("--full", action="store_true", help="a larger network, all images and more epochs")
-    parser.add_argument("--redraw", action="store_true", help="draw the pictures from the committed results alone")
+    parser.add_argument(
+        "--redraw", action="store_true", help="write pictures and tables again from the committed results"
+    )
+    parser.add_argument("--device", choices=get_args(Provider), default="cpu", help="where networks train and run")
     chosen = parser.parse_args(arguments)
     if chosen.redraw:
-        rows = json.loads((RESULTS / "studies" / f"{NAME}.json").read_text())["networks"]
-        print(*write_study_pictures(PICTURES, rows), sep="\n")
+        content = json.loads((RESULTS / "studies" / f"{NAME}.json").read_text())
+        write_between(NAME, _page(content), STUDIES)
     elif chosen.work is None:
         parser.error("--work says where models and runs are kept; it is needed unless --redraw is given")
     else:
-        publish(FULL if chosen.full else QUICK, chosen.work)
+        content = study(FULL if chosen.full else QUICK, Place(chosen.work, chosen.device))
+        write_results(NAME, content, _page(content), folder=RESULTS / "studies", page=STUDIES)
+    print(*write_study_pictures(PICTURES, content["networks"]), sep="\n")
 
 
-def publish(settings: Settings, work: Path) -> None:
-    """Run what is not done yet, and write JSON, pictures and tables."""
-    rows = study(settings, work)
-    content = {"settings": asdict(settings), "networks": rows, "self-supervised less supervised": summary(rows)}
-    print(*write_study_pictures(PICTURES, rows), sep="\n")
-    shown = [f"![{title}](pictures/{file})" for title, file in _SHOWN.items()]
-    page = "\n\n".join([_conditions(settings, rows), table(rows), *shown])
-    write_results(NAME, content, page, folder=RESULTS / "studies", page=STUDIES)
-
-
-_SHOWN = {"Utilization of each layer by block": DEPTH, "Mean layer utilization against the share": AGAINST_SHARE}
-
-
-def study(settings: Settings, work: Path) -> list[Row]:
-    """Return one row per network and way of counting; what `work` holds is not computed again.
+def study(settings: Settings, place: Place) -> dict[str, Any]:
+    """Run what is not done yet, and return the settings, a row per network and way of counting, and the differences.
 
     Raises:
-        SystemExit: `work` is of other settings.
+        SystemExit: The folder is of other settings.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    _check_settings(settings, work / "settings.json")
+    place.work.mkdir(parents=True, exist_ok=True)
+    _check_settings(settings, place.work / "settings.json")
     rows = []
     for index, network in enumerate(every := networks(settings)):
         later = sum(epochs_of(other, settings) for other in every[index + 1 :])
-        model = model_of(network, settings, work, told=_after_epochs(network, settings, later))
-        rows += [_measured(network, model, settings, work, about) for about in ABOUT]
-    return rows
+        model = model_of(network, settings, place, told=_after_epochs(network, settings, later))
+        rows += [_measured(network, model, settings, place, about) for about in ABOUT]
+    device = torch.cuda.get_device_name() if place.device == "cuda" else "CPU"
+    return {"device": device, "settings": asdict(settings), "networks": rows, "differences": summary(rows)}
 
 
-def _measured(network: Network, model: Path, settings: Settings, work: Path, about: str) -> Row:
-    file = work / f"{network.name}.{about}.json"
+def _measured(network: Network, model: Path, settings: Settings, place: Place, about: str) -> Row:
+    file = place.work / f"{network.name}.{about}.json"
     if not file.exists():
-        name = f"{network.name}, variance about {about}"
-        print(f"{name}: measuring on {settings.measured} images", flush=True)
+        name, count = f"{network.name}, variance about {about}", settings.measured
+        print(f"{name}: measuring on {count} images", flush=True)
         began = time.monotonic()
-        options = replace(_LAYERS, centred=about == "mean", progress=told(name))
-        found = figures(utilization(model, feeds(network, model, settings.measured), shares=SHARES, options=options))
+        batches = told(name)(feeds(network, model, count), "batch", batch_count(count))
+        options = replace(_LAYERS, centred=about == "mean", provider=place.device)
+        found = figures(utilization(model, batches, shares=SHARES, options=options))
         row = {"kind": network.kind, "seed": network.seed, "about": about, "minutes": _minutes(began), **found}
         write_whole(file, json.dumps(row, indent=2) + "\n")
     row = json.loads(file.read_text())
-    beside = work / f"{network.name}.trained.json"
+    beside = place.work / f"{network.name}.trained.json"
     return row | {"trained": json.loads(beside.read_text()) if beside.exists() else None}
 
 
@@ -133,16 +139,25 @@ def _check_settings(settings: Settings, file: Path) -> None:
     write_whole(file, json.dumps(wanted, indent=2) + "\n")
 
 
-def _conditions(settings: Settings, rows: Sequence[Row]) -> str:
-    """Return the sentence above the tables."""
-    shape, recipe = settings.shape, settings.recipe
-    spent = sum(row["minutes"] for row in rows)
+def _page(content: Row) -> str:
+    """Return what goes onto the page: the conditions, the tables, the pictures."""
+    shown = [f"![{title}](pictures/{file})" for title, file in _SHOWN.items()]
+    return "\n\n".join([_conditions(content), table(content["networks"]), *shown])
+
+
+_SHOWN = {"Utilization of each layer by block": DEPTH, "Mean layer utilization against the share": AGAINST_SHARE}
+
+
+def _conditions(content: Row) -> str:
+    settings = content["settings"]
+    shape, recipe = settings["shape"], settings["recipe"]
+    seeds = ", ".join(map(str, settings["seeds"]))
     return (
-        f"On the first {settings.measured:,} training images. Trained here: width {shape.width}, {shape.depth} blocks,"
-        f" patch {shape.patch_size}, on {settings.images:,} training images (one in twelve validates) for"
-        f" {recipe.epochs} epochs, seeds {', '.join(map(str, settings.seeds))}. MLU, and the weights' own stable and"
-        " effective rank over full rank, are means over layers in percent; in brackets the least and the largest of the"
-        f" seeds, below 95 % intervals of the paired differences. Measuring took {spent:.0f} minutes."
+        f"On the first {settings['measured']:,} training images. Trained here: width {shape['width']},"
+        f" {shape['depth']} blocks, patch {shape['patch_size']}, on {settings['images']:,} training images (one in"
+        f" twelve validates) for {recipe['epochs']} epochs, seeds {seeds}. MLU, and the weights' own stable and"
+        " effective rank over full rank, are means over layers in percent; in brackets the least and the largest of"
+        " the seeds, below 95 % intervals of the paired differences (Student's)."
     )
 
 

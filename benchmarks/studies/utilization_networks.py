@@ -27,14 +27,14 @@ from rankfold.models.recipe import Recipe
 from rankfold.models.train import VALIDATION_SHARE, train
 from rankfold.models.training_run import as_pixels
 from rankfold.models.vit import ViT, ViTShape
-from rankfold.values import Feed
+from rankfold.values import Feed, Provider
 
 Kind = Literal["vit", "dinov2", "untrained", "supervised", "masked"]
 Told = Callable[[int, float], None]
 FOUND: tuple[Kind, ...] = ("vit", "dinov2")
 TRAINED: tuple[Kind, ...] = ("untrained", "supervised", "masked")
-_BATCH, _ENLARGED_BATCH = 64, 16
-_ENLARGED_AT_ONCE = 128  # images of 224 × 224: 77 MB
+_BATCH = 16
+_AT_ONCE = 128  # images read at a time, a multiple of the batch; of DINOv2's 224 × 224 pixels they take 77 MB
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,14 @@ class Settings:
     images: int
     measured: int
     seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where models and runs are kept, and where networks are trained and run."""
+
+    work: Path
+    device: Provider = "cpu"
 
 
 @dataclass(frozen=True)
@@ -81,33 +89,38 @@ def epochs_of(network: Network, settings: Settings) -> int:
     return settings.recipe.epochs if network.kind in ("supervised", "masked") else 0
 
 
-def model_of(network: Network, settings: Settings, work: Path, *, told: Told) -> Path:
-    """Return a network's ONNX file; one that is trained here is trained first, unless `work` holds it.
+def model_of(network: Network, settings: Settings, place: Place, *, told: Told) -> Path:
+    """Return a network's ONNX file; one that is trained here is trained first, unless its file is there.
 
     Beside it stands `NAME.trained.json` with what the training came to.
 
     Args:
         network, settings: Which one, and how it is trained.
-        work: Folder for models and checkpoints.
+        place: For the file and checkpoints.
         told: Is called after each epoch with its number and its mean loss.
     """
     if network.kind == "vit":
         return demo.embedded_model()
     if network.kind == "dinov2":
-        return dinov2.backbone(work)
-    path = work / f"{network.name}.onnx"
+        return dinov2.backbone(place.work)
+    path = place.work / f"{network.name}.onnx"
     if not path.exists():
-        export_network(_trained(network, settings, work, told), settings.shape, path)
+        export_network(_trained(network, settings, place, told), settings.shape, path)
     return path
 
 
 def feeds(network: Network, model: Path, count: int) -> Iterator[Feed]:
     """Yield the first training images in batches, as the network takes them."""
     name = onnx.load(model, load_external_data=False).graph.input[0].name
-    for part in _parts(network, count):
-        size = _ENLARGED_BATCH if network.kind == "dinov2" else _BATCH
-        for start in range(0, len(part), size):
-            yield {name: part[start : start + size]}
+    for start in range(0, count, _AT_ONCE):
+        part = _as_given(network, start, min(_AT_ONCE, count - start))
+        for place in range(0, len(part), _BATCH):
+            yield {name: part[place : place + _BATCH]}
+
+
+def batch_count(count: int) -> int:
+    """Return how many batches `feeds` yields."""
+    return -(-count // _BATCH)
 
 
 def training_images(count: int) -> LabelledImages:
@@ -136,46 +149,57 @@ def probe_accuracy(network: ViT, images: LabelledImages, seed: int) -> float:
     return float(((rows[1] @ layer).argmax(axis=1) == images.labels[held]).mean())
 
 
-def _parts(network: Network, count: int) -> Iterator[NDArray[np.float32]]:
-    if network.kind != "dinov2":
-        yield as_input(training_images(count).images)
-        return
-    for start in range(0, count, _ENLARGED_AT_ONCE):
-        yield dinov2.images("train", min(_ENLARGED_AT_ONCE, count - start), start=start)
+def _as_given(network: Network, start: int, count: int) -> NDArray[np.float32]:
+    if network.kind == "dinov2":
+        return dinov2.images("train", count, start=start)
+    return as_input(training_images(start + count).images[start:])
 
 
-def _trained(network: Network, settings: Settings, work: Path, told: Told) -> ViT:
+def _trained(network: Network, settings: Settings, place: Place, told: Told) -> ViT:
     assert network.seed is not None
     images, began = training_images(settings.images), time.monotonic()
-    recipe = replace(settings.recipe, seed=network.seed)
-    reached: dict[str, Any] = {}
-    if network.kind == "supervised":
-        found, reached = _supervised(settings.shape, recipe, images, work / network.name, told)
-    elif network.kind == "masked":
-        used, _ = parted(len(images.labels), network.seed)
-        seen = torch.from_numpy(images.images[used])
-        pretrained = pretrain(settings.shape, recipe, seen, work / network.name, told=told)
-        found, reached = pretrained.encoder, {"losses": pretrained.losses}
-    else:
-        torch.manual_seed(network.seed)  # the first weights of both trainings with this seed
-        found = _vit(settings.shape).eval()
+    seeded = replace(settings, recipe=replace(settings.recipe, seed=network.seed))
+    run = replace(place, work=place.work / network.name)
+    match network.kind:
+        case "supervised":
+            found, reached = _supervised(seeded, images, run, told)
+        case "masked":
+            found, reached = _masked(seeded, images, run, told)
+        case _:
+            torch.manual_seed(network.seed)  # the first weights of both trainings with this seed
+            found, reached = _vit(settings.shape).eval(), {}
     copy = _vit(settings.shape).eval()
     copy.load_state_dict(found.state_dict())
-    reached |= {"probe_accuracy": probe_accuracy(copy, images, network.seed)}
-    reached |= {"minutes_since_resumed": (time.monotonic() - began) / 60}
-    write_whole(work / f"{network.name}.trained.json", json.dumps(reached, indent=2) + "\n")
+    reached |= {
+        "probe_accuracy": probe_accuracy(copy, images, network.seed),
+        "minutes_since_resumed": (time.monotonic() - began) / 60,
+    }
+    write_whole(place.work / f"{network.name}.trained.json", json.dumps(reached, indent=2) + "\n")
     return found
 
 
-def _supervised(
-    shape: ViTShape, recipe: Recipe, images: LabelledImages, folder: Path, told: Told
-) -> tuple[ViT, dict[str, Any]]:
+def _supervised(settings: Settings, images: LabelledImages, run: Place, told: Told) -> tuple[ViT, dict[str, Any]]:
     """Return the averaged weights after the last step, not those of the best epoch: the other training has no best."""
-    trained = train(shape, recipe, images, folder, told=lambda run, _: told(run.epoch, run.history[-1][0]))
-    found = _vit(shape).eval()
-    found.load_state_dict(torch.load(folder / "checkpoint.pt", weights_only=True)["average"])
+    trained = train(
+        settings.shape,
+        settings.recipe,
+        images,
+        run.work,
+        told=lambda state, _: told(state.epoch, state.history[-1][0]),
+        device=run.device,
+    )
+    found = _vit(settings.shape).eval()
+    saved = torch.load(run.work / "checkpoint.pt", weights_only=True, map_location="cpu")
+    found.load_state_dict(saved["average"])
     losses, scores = zip(*trained.history, strict=True)
     return found, {"losses": losses, "validation_accuracies": scores}
+
+
+def _masked(settings: Settings, images: LabelledImages, run: Place, told: Told) -> tuple[ViT, dict[str, Any]]:
+    used, _ = parted(len(images.labels), settings.recipe.seed)
+    seen = torch.from_numpy(images.images[used])
+    found = pretrain(settings.shape, settings.recipe, seen, run.work, told=told, device=run.device)
+    return found.encoder, {"losses": found.losses}
 
 
 def _vit(shape: ViTShape) -> ViT:
