@@ -14,6 +14,7 @@ from rankfold.tools.pictures import Picture, write_pictures
 
 DEPTH, AGAINST_SHARE = "utilization-depth.svg", "utilization-shares.svg"
 _DEPTH_SHARE = 0.99
+_APART = 0.12  # of a block's width, so that marks of one height are all seen
 _PANELS = ("vit", "dinov2", "supervised", "masked")
 _MARKERS = {"attention in": "o", "attention out": "s", "fc1": "^", "fc2": "v"}
 _LINES = {
@@ -41,22 +42,24 @@ def write_study_pictures(folder: Path, rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _draw_depth(figure: Any, *, rows: Sequence[Row]) -> None:
-    """Draw a panel per network: utilization of each layer by block, over several seeds their mean and extremes."""
+    """Draw a panel per network: utilization by block, its mean and extremes where there are seeds, or q, k and v."""
     place = SHARES.index(_DEPTH_SHARE)
     panels = figure.subplots(2, 2, sharey=True).flat
     for axes, kind in zip(panels, _PANELS, strict=True):
         runs = of_kind(rows, kind, "mean")
         for number, (layers, marker) in enumerate(_MARKERS.items()):
             points = _by_block(runs, layers, place)
-            _errors(axes, points, (f"C{number}", marker), label=layers)
+            beside = {block + _APART * (number - (len(_MARKERS) - 1) / 2): values for block, values in points.items()}
+            _errors(axes, beside, (f"C{number}", marker), label=layers)
         mlu = 100 * float(np.mean([run["mlu"][place] for run in runs]))
         axes.axhline(mlu, color="0.4", lw=1, ls="--", label="mean (MLU)")
         axes.set_title(f"{_long_title(kind)}: MLU {mlu:.1f} %", fontsize=9)
+        axes.set_xticks(sorted(points))
         axes.set_ylim(0, 105)
         axes.grid(visible=True, alpha=0.3)
     figure.supxlabel("block", fontsize=10)
     figure.supylabel(f"utilized rank / full rank at {100 * _DEPTH_SHARE:g} % of the variance, %", fontsize=10)
-    _legend(figure, axes)
+    _legend(figure, axes, columns=5)
 
 
 def _by_block(runs: Sequence[Row], kind: str, place: int) -> dict[float, list[float]]:
@@ -82,7 +85,7 @@ def _draw_shares(figure: Any, *, rows: Sequence[Row]) -> None:
         axes.grid(visible=True, alpha=0.3)
     figure.supxlabel("share of the variance", fontsize=10)
     figure.supylabel("mean layer utilization, %", fontsize=10)
-    _legend(figure, axes)
+    _legend(figure, axes, columns=3)
 
 
 def _errors(axes: Any, points: dict[float, list[float]], look: tuple[str, str], *, label: str) -> None:
@@ -98,6 +101,6 @@ def _long_title(kind: str) -> str:
     return TITLES[kind] if kind in ("vit", "dinov2") else f"one ViT, {TITLES[kind]}"
 
 
-def _legend(figure: Any, axes: Any) -> None:
+def _legend(figure: Any, axes: Any, *, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=7, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=8, frameon=False)
