@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from rankfold.values import FloatArray, read_only
 
@@ -62,6 +63,22 @@ def relative_l2(found: FloatArray, reference: FloatArray) -> Measure:
     """Return the relative L2 distance of outputs, (samples, ...), to the original's."""
     axes = tuple(range(1, reference.ndim))
     return Measure(((found - reference) ** 2).sum(axes), (reference**2).sum(axes), root=True)
+
+
+def student_interval(differences: FloatArray) -> Interval:
+    """Return the mean of a few differences, (count,), and Student's interval, which takes them to be normal.
+
+    Three are too few to draw again: 27 resamples, none of them beyond what was seen.
+
+    Raises:
+        ValueError: There are fewer than two.
+    """
+    count = len(differences)
+    if count < 2:
+        raise ValueError(f"{count} differences have no spread; give two at least")
+    mean = float(differences.mean())
+    half = float(stats.t.ppf((1 + COVERAGE) / 2, count - 1) * differences.std(ddof=1) / count**0.5)
+    return Interval(mean, mean - half, mean + half)
 
 
 def paired_interval(first: Measure, second: Measure, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:

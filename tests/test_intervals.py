@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks.intervals import Measure, mean_of, paired_interval, relative_l2
+from benchmarks.intervals import Measure, mean_of, paired_interval, relative_l2, student_interval
 from scipy import stats
 
 
@@ -75,3 +75,11 @@ def test_what_is_no_pair_is_refused() -> None:
         paired_interval(mean_of(ones), Measure(ones.copy(), ones.copy(), root=True))
     with pytest.raises(ValueError, match="expected \\(samples,\\) twice"):
         Measure(np.ones(2), np.ones(3), root=False)
+
+
+def test_the_interval_of_three_differences_is_students() -> None:
+    found = student_interval(np.array([1.0, 2.0, 3.0]))
+    # 4.302653 is the 97.5 % point of t with two degrees of freedom, as tables have it; the deviation is one.
+    assert [found.difference, found.low, found.high] == pytest.approx([2, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5])
+    with pytest.raises(ValueError, match="1 differences have no spread"):
+        student_interval(np.array([1.0]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,29 @@ def hide(count: int, tokens: int, generator: torch.Generator) -> Tensor:
     return order < round(HIDDEN * tokens)
 
 
+@dataclass(frozen=True)
+class Pretrained:
+    """What a training came to.
+
+    Attributes:
+        encoder: Its averaged weights after the last step, in evaluation mode.
+        losses: Mean loss of each epoch.
+    """
+
+    encoder: ViT
+    losses: tuple[float, ...]
+
+
 def pretrain(
-    shape: ViTShape, recipe: Recipe, images: Tensor, folder: Path, *, told: Callable[[int, float], None] | None = None
-) -> ViT:
-    """Train an encoder on images (count, channels, size, size), and return its averaged weights.
+    shape: ViTShape,
+    recipe: Recipe,
+    images: Tensor,
+    folder: Path,
+    *,
+    told: Callable[[int, float], None] | None = None,
+    device: str = "cpu",
+) -> Pretrained:
+    """Train an encoder on images (count, channels, size, size).
 
     A run that was interrupted goes on at its last finished epoch, to the same weights.
 
@@ -76,33 +95,36 @@ def pretrain(
         images: Bytes, or float32 in [0, 1].
         folder: Where the checkpoint is kept; it is made.
         told: Is called after each epoch with its number and its mean loss.
+        device: Where it is trained; the encoder that is returned is on the CPU.
 
     Raises:
         ValueError: `folder` holds a run of another shape or recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = _State(shape, recipe, folder / "checkpoint.pt")
+    state = _State(shape, recipe, folder / "checkpoint.pt", torch.device(device))
     while state.epoch < recipe.epochs:
         loss = state.train_epoch(images)
         if told is not None:
             told(state.epoch, loss)
     encoder = state.average.encoder
     assert isinstance(encoder, ViT)
-    return encoder.eval()
+    return Pretrained(encoder.eval().cpu(), tuple(state.losses))
 
 
 class _State:
-    def __init__(self, shape: ViTShape, recipe: Recipe, file: Path) -> None:
+    def __init__(self, shape: ViTShape, recipe: Recipe, file: Path, device: torch.device) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.file = recipe, file
+        self.recipe, self.file, self.device = recipe, file, device
         self.settings = {"shape": asdict(shape), "recipe": asdict(recipe)}
-        self.model, self.average = MaskedViT(shape, drop_path=recipe.drop_path), MaskedViT(shape)
+        self.model = MaskedViT(shape, drop_path=recipe.drop_path).to(device)
+        self.average = MaskedViT(shape).to(device)
         self.average.load_state_dict(self.model.state_dict())
         self.optimizer = build_optimizer(self.model, recipe)
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.epoch = 0
+        self.losses: list[float] = []  # the mean of each epoch
         if file.exists():
-            self._resume(torch.load(file, weights_only=True))
+            self._resume(torch.load(file, weights_only=True, map_location="cpu"))
 
     def _resume(self, saved: dict[str, Any]) -> None:
         if saved["settings"] != self.settings:
@@ -112,7 +134,7 @@ class _State:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"])
         torch.set_rng_state(saved["torch_rng"])
-        self.epoch = saved["epoch"]
+        self.epoch, self.losses = saved["epoch"], saved["losses"]
 
     def train_epoch(self, images: Tensor) -> float:
         """Train over all images once, in whole batches, checkpoint, and return the mean loss."""
@@ -126,13 +148,15 @@ class _State:
                 group["lr"] = rate
             total += self._step(augment(as_pixels(images[chosen]), recipe, self.generator))
         self.epoch += 1
+        self.losses.append(total / len(batches))
         self._save()
-        return total / len(batches)
+        return self.losses[-1]
 
     def _step(self, images: Tensor) -> float:
         tokens = self.model.encoder.position.shape[1]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            loss: Tensor = self.model(images, hide(len(images), tokens, self.generator))
+        hidden = hide(len(images), tokens, self.generator).to(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            loss: Tensor = self.model(images.to(self.device), hidden)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -152,6 +176,7 @@ class _State:
             "generator": self.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
             "epoch": self.epoch,
+            "losses": self.losses,
         }
         torch.save(content, partial)
         os.replace(partial, self.file)

@@ -1,0 +1,243 @@
+"""The study of utilization on made-up images and tiny networks: what is run once, and what is said of it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmarks import dinov2
+from benchmarks.studies import utilization, utilization_networks
+from benchmarks.studies.masked_images import MaskedViT
+from benchmarks.studies.utilization_figures import ABOUT, SHARES, place_of, summary, table, utilizations
+from benchmarks.studies.utilization_networks import Network, Settings, networks, parted, probe_accuracy
+
+from rankfold.models.export import export_network
+from rankfold.models.labelled_images import LabelledImages, as_input
+from rankfold.models.networks import build
+from rankfold.models.recipe import Recipe
+from rankfold.models.train import train
+from rankfold.models.training_run import Run
+from rankfold.models.vit import ViT, ViTShape
+
+SHAPE = ViTShape(patch_size=7, width=16, depth=2, heads=2)
+SMALL = Settings(
+    SHAPE,
+    Recipe(epochs=2, batch=16, warmup_epochs=1, drop_path=0.0, erase=0.0, precision="float32"),
+    images=96,
+    measured=30,
+    seeds=(0, 1),
+)
+
+
+def made_up(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return images of 28 × 28 with one bright row each, which is their class."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 10, count).astype(np.uint8)
+    images = random.integers(0, 60, (count, 28, 28)).astype(np.uint8)
+    images[np.arange(count), 2 * labels] = 250
+    return images, labels
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder where a study finds images and a small stand-in for DINOv2, and where its results go."""
+    images, labels = made_up(120)
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", images)
+    write_idx(tmp_path / "train-labels-idx1-ubyte.gz", labels)
+    monkeypatch.setenv("FASHION_MNIST", str(tmp_path))
+    shape = replace(SHAPE, width=8, depth=1)
+    export_network(build(shape), shape, tmp_path / "stand_in.onnx")
+    monkeypatch.setattr(dinov2, "backbone", lambda _: tmp_path / "stand_in.onnx")
+    monkeypatch.setattr(dinov2, "images", lambda _, count, *, start=0: as_input(images[start : start + count, None]))
+    (tmp_path / "studies.md").write_text("<!-- utilization: begin -->\nold\n<!-- utilization: end -->\n")
+    monkeypatch.setattr(utilization, "STUDIES", tmp_path / "studies.md")
+    monkeypatch.setattr(utilization, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(utilization, "PICTURES", tmp_path / "pictures")
+    return tmp_path
+
+
+def told_to(epochs: list[tuple[str, int]], *, stop: tuple[str, int] | None = None) -> Callable[..., Any]:
+    def after_epochs(network: Network, _: Settings, __: int) -> Callable[[int, float], None]:
+        def after(epoch: int, _: float) -> None:
+            epochs.append((network.name, epoch))
+            if (network.name, epoch) == stop:
+                raise KeyboardInterrupt
+
+        return after
+
+    return after_epochs
+
+
+def test_a_study_that_was_stopped_goes_on_and_computes_nothing_twice(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    epochs: list[tuple[str, int]] = []
+    monkeypatch.setattr(utilization, "QUICK", SMALL)
+    arguments = ["--work", str(place / "work")]
+    with monkeypatch.context() as patch:
+        patch.setattr(utilization, "_after_epochs", told_to(epochs, stop=("masked-0", 1)))
+        with pytest.raises(KeyboardInterrupt):
+            utilization.main(arguments)
+    assert epochs == [("supervised-0", 1), ("supervised-0", 2), ("masked-0", 1)]
+    done = {path: path.stat().st_mtime_ns for path in (place / "work").glob("*.json")}
+    assert {"vit.mean.json", "dinov2.zero.json", "supervised-0.mean.json"} <= {path.name for path in done}
+    del done[place / "work" / "settings.json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(utilization, "_after_epochs", told_to(epochs))
+        utilization.main(arguments)
+    assert epochs[3:] == [
+        ("masked-0", 2),
+        *((f"{kind}-1", epoch) for kind in ("supervised", "masked") for epoch in (1, 2)),
+    ]
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    page = (place / "studies.md").read_text()
+    check_results(json.loads((place / "results/studies/utilization.json").read_text()), page)
+    check_pictures(place / "pictures")
+
+    for module, name in (
+        (utilization, "utilization"),
+        (utilization_networks, "train"),
+        (utilization_networks, "pretrain"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("computed twice"))
+    utilization.main(arguments)
+    assert (place / "studies.md").read_text() == page
+    drawn = (place / "pictures" / "utilization-depth.svg").read_bytes()
+    (place / "pictures" / "utilization-depth.svg").unlink()
+    (place / "studies.md").write_text("<!-- utilization: begin -->\nold\n<!-- utilization: end -->\n")
+    utilization.main(["--redraw"])
+    assert (place / "studies.md").read_text() == page
+    assert (place / "pictures" / "utilization-depth.svg").read_bytes() == drawn
+    with pytest.raises(SystemExit, match="give another --work"):
+        utilization.main([*arguments, "--full"])
+    capsys.readouterr()
+
+
+def check_results(results: dict[str, Any], page: str) -> None:
+    rows = results["networks"]
+    assert [(row["kind"], row["seed"], row["about"]) for row in rows] == [
+        (network.kind, network.seed, about) for network in networks(SMALL) for about in ABOUT
+    ]
+    assert {(row["kind"], len(row["layers"])) for row in rows} == {
+        ("vit", 20), ("dinov2", 4), ("untrained", 8), ("supervised", 8), ("masked", 8),
+    }  # fmt: skip
+    for row in rows:
+        means = [np.mean(utilizations(row["layers"], index)) for index in range(len(SHARES))]
+        np.testing.assert_allclose(row["mlu"], means, rtol=1e-12)  # sums of 20 numbers in another order
+        assert all(first <= second for first, second in zip(row["mlu"], row["mlu"][1:], strict=False))
+        assert 0 < row["stable"] <= row["effective"] <= 1
+    trained = {(row["kind"], row["seed"]): row["trained"] for row in rows}
+    assert trained["vit", None] is None
+    assert len(trained["supervised", 1]["losses"]) == len(trained["masked", 0]["losses"]) == 2
+    assert "losses" not in trained["untrained", 0]
+    assert page.startswith("<!-- utilization: begin -->\nOn the first 30 training images. ")
+    assert "| DINOv2 ViT-S/14, self-supervised | zero | " in page
+    assert "| self-supervised is | mean | " in page
+    assert "![Mean layer utilization against the share](pictures/utilization-shares.svg)" in page
+
+
+def check_pictures(folder: Path) -> None:
+    depth, shares = ((folder / f"utilization-{name}.svg").read_text() for name in ("depth", "shares"))
+    # matplotlib notes each text as a comment beside its outlines.
+    for label in ("attention in", "attention out", "fc1", "fc2", "mean (MLU)", "block"):
+        assert f"<!-- {label} -->" in depth
+    for label in ("embedded ViT, supervised", "one ViT, before training", "one ViT, self-supervised", "99.9 %"):
+        assert f"<!-- {label} -->" in shares
+    assert "<!-- variance about zero -->" in shares
+
+
+def made_up_rows(supervised: list[float], masked: list[float]) -> list[dict[str, Any]]:
+    """Return rows of three seeds, whose MLU is the same at all shares."""
+    common: dict[str, Any] = {"stable": 0.1, "effective": 0.8, "layers": [], "trained": {"probe_accuracy": 0.5}}
+    mlu = {"vit": [0.2], "dinov2": [0.4], "untrained": [0.1] * 3, "supervised": supervised, "masked": masked}
+    return [
+        {"kind": kind, "seed": seed, "about": about, "mlu": [value] * len(SHARES), **common}
+        for kind, values in mlu.items()
+        for seed, value in enumerate(values)
+        for about in ABOUT
+    ]
+
+
+def test_what_is_said_of_the_difference_is_by_its_interval() -> None:
+    higher = made_up_rows([0.30, 0.32, 0.34], [0.40, 0.43, 0.46])
+    line = summary(higher)[0]
+    assert (line["about"], line["share"], line["verdict"]) == ("mean", SHARES[0], "higher")
+    # Differences .10, .11, .12: their mean, and Student's 4.3027 · .01 / √3 to each side.
+    assert [line["difference"], line["low"], line["high"]] == pytest.approx([0.11, 0.0851586, 0.1348414], abs=1e-6)
+    assert line["ratio"] == pytest.approx(0.43 / 0.32)
+    text = table(higher)
+    assert "| one ViT" not in text
+    assert "| self-supervised | mean | 43.0 (40.0 to 46.0) |" in text
+    assert "| points | mean | +11.0 (+8.5 to +13.5) |" in text
+    assert "| relative | zero | +34 % |" in text
+    assert {line["verdict"] for line in summary(made_up_rows([0.4, 0.43, 0.46], [0.30, 0.32, 0.34]))} == {"lower"}
+    assert {line["verdict"] for line in summary(made_up_rows([0.3, 0.3, 0.3], [0.2, 0.4, 0.5]))} == {"not clear"}
+
+
+def test_layers_are_told_by_their_names() -> None:
+    assert place_of("blocks.11.attention.projections.0/MatMul") == (11, "attention in")
+    assert place_of("/backbone/encoder/layer.3/attention/attention/query/MatMul") == (3, "attention in")
+    assert place_of("/backbone/encoder/layer.3/attention/output/dense/MatMul") == (3, "attention out")
+    assert place_of("/backbone/encoder/layer.0/mlp/fc2/MatMul") == (0, "fc2")
+    for name in ("head/Gemm", "blocks.0.fc3/MatMul"):
+        with pytest.raises(ValueError, match="no name of a block's layer"):
+            place_of(name)
+
+
+def test_both_trainings_see_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = made_up(60)
+    seen: list[torch.Tensor] = []
+
+    def train_epoch(_: Run, used: torch.Tensor, __: torch.Tensor) -> float:
+        seen.append(used)
+        return 0.0
+
+    monkeypatch.setattr(Run, "train_epoch", train_epoch)
+    given = LabelledImages(images[:, None], labels.astype(np.int64), tuple("abcdefghij"))
+    train(SHAPE, replace(SMALL.recipe, epochs=1, seed=3), given, tmp_path)
+    used, held = parted(60, 3)
+    np.testing.assert_array_equal(seen[0].numpy(), given.images[used])
+    assert sorted([*used, *held]) == list(range(60))
+
+
+def test_both_trainings_begin_with_the_weights_before_training(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    first = build(SHAPE).state_dict()
+    torch.manual_seed(5)
+    masked = MaskedViT(SHAPE).encoder.state_dict()
+    supervised = Run(SHAPE, replace(SMALL.recipe, seed=5), tmp_path).model.state_dict()
+    for name, value in first.items():
+        assert torch.equal(value, masked[name]), name
+        assert torch.equal(value, supervised[name]), name
+
+
+def test_labels_are_read_off_features_that_hold_them() -> None:
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 480)
+    pixels = (random.integers(0, 100, (480, 1, 28, 28)) + 100 * labels[:, None, None, None]).astype(np.uint8)
+    network = build(SHAPE)
+    assert isinstance(network, ViT)
+    assert probe_accuracy(network.eval(), LabelledImages(pixels, labels, ("dark", "bright")), 0) == 1.0
+    # Of 40 images with coins for labels, 36 right come up once in ten million draws.
+    coins = LabelledImages(pixels, random.integers(0, 2, 480), ("heads", "tails"))
+    assert probe_accuracy(network, coins, 0) < 0.9
+
+
+def test_a_folder_for_the_runs_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        utilization.main([])
+    assert "--work says where" in capsys.readouterr().err
