@@ -20,6 +20,8 @@ from rankfold.values import Provider
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
+STUDIES = Path(__file__).parent.parent / "docs" / "studies.md"
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 KEEPS = (0.75, 0.50, 0.33)
 
 
@@ -36,16 +38,32 @@ def machine() -> dict[str, Any]:
     return {"cpu": _cpu_name(), "cpus": available_cpus(), "system": platform.system(), "versions": versions()}
 
 
-def write_results(name: str, content: dict[str, Any], table: str) -> None:
-    """Write `results/NAME.json` and put the table between the README's marks for NAME."""
-    RESULTS.mkdir(exist_ok=True)
-    _replace(RESULTS / f"{name}.json", json.dumps({"machine": machine(), **content}, indent=2) + "\n")
-    text = README.read_text()
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    if begin in text:
-        pattern = re.escape(begin) + ".*?" + re.escape(end)
-        _replace(README, re.sub(pattern, lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL))
+def write_results(
+    name: str, content: dict[str, Any], table: str, *, folder: Path | None = None, page: Path | None = None
+) -> None:
+    """Write `NAME.json` and put the table between a page's marks for NAME.
+
+    Args:
+        name: Of the results.
+        content: What goes into the file, after the machine.
+        table: In Markdown.
+        folder: Where the file goes; `RESULTS` by default.
+        page: Where the table goes; the README by default.
+    """
+    place = folder or RESULTS
+    place.mkdir(parents=True, exist_ok=True)
+    write_whole(place / f"{name}.json", json.dumps({"machine": machine(), **content}, indent=2) + "\n")
+    write_between(name, table, page or README)
     print(table)
+
+
+def write_between(name: str, table: str, page: Path) -> None:
+    """Put a table between a page's marks for NAME; a page without them stays as it is."""
+    text = page.read_text()
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    pattern = re.escape(begin) + ".*?" + re.escape(end)
+    if re.search(pattern, text, flags=re.DOTALL):
+        write_whole(page, re.sub(pattern, lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL))
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -62,7 +80,8 @@ def outputs(model: Path, inputs: NDArray[np.float32], *, batch: int, provider: P
     return np.concatenate(parts).astype(np.float64)
 
 
-def _replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)
