@@ -35,9 +35,8 @@ def _draw_ranks(figure: Any, *, found: Row) -> None:
     ):
         axes.step(range(len(stages)), features, where="mid", color="0.75", label="channels")
         for condition in CONDITIONS:
-            _band(
-                axes, range(len(stages)), [_spread(found, condition, f"{kind} {stage}") for stage in stages], condition
-            )
+            figures = [_spread(found, condition, f"{kind} {stage}") for stage in stages]
+            _band(axes, range(len(stages)), figures, condition)
         axes.set_xticks(range(len(stages)), stages, fontsize=8)
         _finish(axes, "stage", title)
         axes.set_yscale("log")
