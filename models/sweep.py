@@ -38,6 +38,7 @@ def sweep(
     weight_decays: Sequence[float],
     seeds: Sequence[int],
     threads: int,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train a network at each weight decay with each seed, and return the summary, which `folder` holds as well.
 
@@ -50,6 +51,7 @@ def sweep(
         reference: The network with its recipe; the recipe's weight decay and seed are those of the sweep instead.
         weight_decays, seeds: Of the runs.
         threads: Of torch.
+        device: Where it is trained.
 
     Raises:
         OptionsError: As `train` does.
@@ -67,7 +69,7 @@ def sweep(
     for recipe in recipes:
         name = run_name(recipe.weight_decay, recipe.seed)
         if name not in rows:
-            rows[name] = _trained(splits, folder / name, replace(reference, recipe=recipe), threads)
+            rows[name] = _trained(splits, folder / name, replace(reference, recipe=recipe), (threads, device))
             _write(settings, rows, folder)
     return _summary(settings, rows)
 
@@ -94,12 +96,13 @@ def table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _trained(splits: Splits, folder: Path, run: Reference[Shape], threads: int) -> dict[str, Any]:
+def _trained(splits: Splits, folder: Path, run: Reference[Shape], where: tuple[int, str]) -> dict[str, Any]:
+    """Train one run with so many threads on a device."""
     print(f"{folder.name}:", file=sys.stderr, flush=True)
-    reached = train_network(splits, folder, run, threads=threads)
+    reached = train_network(splits, folder, run, threads=where[0], device=where[1])
     classes = len(splits.train.classes)
-    best = torch.load(folder / "best.pt", weights_only=True)
-    last = torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+    best = torch.load(folder / "best.pt", weights_only=True, map_location="cpu")
+    last = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")["model"]
     return {
         **{name: getattr(run.recipe, name) for name in _SWEPT},
         **{name: reached[name] for name in ("validation_accuracy", "test_accuracy", "epoch")},
@@ -190,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         splits = datasets.read(options.dataset, options.data, image_size=options.image_size)
         reference = asked(options, splits)
-        swept = {"weight_decays": options.weight_decays, "seeds": options.seeds}
+        swept = {"weight_decays": options.weight_decays, "seeds": options.seeds, "device": options.device}
         summary = sweep(splits, options.out, reference, **swept, threads=options.threads)
     except (OSError, ValueError, ImportError, RankfoldError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from error

@@ -59,6 +59,7 @@ def train(
     extra_state: Stateful | None = None,
     prepare: Callable[[nn.Module], None] | None = None,
     told: Callable[[Run, float], None] | None = None,
+    device: str = "cpu",
 ) -> Trained:
     """Train a network; called again after an interruption it goes on at the last finished epoch, to the same weights.
 
@@ -74,6 +75,8 @@ def train(
         prepare: Is called once with the network, before the first step: to put hooks on its layers, say, which stay
             on what is returned as `last`.
         told: Is called after each epoch with the run and the epoch's seconds.
+        device: Where it is trained; on another than the CPU an interruption may change the last bits. What is returned
+            is on the CPU.
 
     Raises:
         OptionsError: The recipe's low-rank term does not fit the network.
@@ -83,7 +86,7 @@ def train(
     if len(images.labels) < VALIDATION_SHARE:
         raise ValueError(f"{len(images.labels)} images to train on; expected {VALIDATION_SHARE} at least")
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(shape, recipe, folder, extra_loss=extra_loss, extra_state=extra_state)
+    run = Run(shape, recipe, folder, extra_loss=extra_loss, extra_state=extra_state, device=device)
     run.resume()
     if prepare is not None:
         prepare(run.model)
@@ -97,11 +100,13 @@ def train(
             told(run, time.monotonic() - began)
     run.close()
     best = build(shape)
-    best.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
-    return Trained(best.eval(), run.model.eval(), run.best_epoch, run.best, tuple(run.history), run.outside())
+    best.load_state_dict(torch.load(folder / "best.pt", weights_only=True, map_location="cpu"))
+    return Trained(best.eval(), run.model.eval().cpu(), run.best_epoch, run.best, tuple(run.history), run.outside())
 
 
-def train_network(splits: Splits, folder: Path, reference: Reference[Shape], *, threads: int) -> dict[str, Any]:
+def train_network(
+    splits: Splits, folder: Path, reference: Reference[Shape], *, threads: int, device: str = "cpu"
+) -> dict[str, Any]:
     """Train a network, write it as ONNX and what it reached as JSON into `folder`, and return the latter.
 
     Progress goes to stderr; the test split is scored once, last.
@@ -112,7 +117,7 @@ def train_network(splits: Splits, folder: Path, reference: Reference[Shape], *, 
     """
     shape, recipe = reference.shape, reference.recipe
     torch.set_num_threads(threads)
-    trained = train(shape, recipe, splits.train, folder, told=_show)
+    trained = train(shape, recipe, splits.train, folder, told=_show, device=device)
     reached = {
         "validation_accuracy": trained.validation_accuracy,
         "test_accuracy": accuracy(trained.network, torch.tensor(splits.test.images), torch.tensor(splits.test.labels)),
@@ -166,7 +171,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         splits = datasets.read(options.dataset, options.data, image_size=options.image_size)
-        reached = train_network(splits, options.out, asked(options, splits), threads=options.threads)
+        reached = train_network(
+            splits, options.out, asked(options, splits), threads=options.threads, device=options.device
+        )
     except (OSError, ValueError, ImportError, RankfoldError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from error
     print(json.dumps(reached))

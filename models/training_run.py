@@ -49,8 +49,9 @@ def _at_once(images: Tensor) -> int:
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Return the share of images (count, channels, size, size) whose largest logit is their label."""
     model.eval()
+    device = _device(model)
     batches = zip(images.split(_at_once(images)), labels.split(_at_once(images)), strict=True)
-    hits = [(model(as_pixels(x)).argmax(1) == y).sum() for x, y in batches]
+    hits = [(model(as_pixels(x.to(device))).argmax(1) == y.to(device)).sum() for x, y in batches]
     return float(sum(hits)) / len(labels)
 
 
@@ -68,8 +69,12 @@ def measure_norms(model: nn.Module, images: Tensor) -> None:
         norm.momentum = None  # every batch counts the same
     model.train()
     for batch in images.split(_at_once(images)):
-        model(as_pixels(batch))
+        model(as_pixels(batch.to(_device(model))))
     model.eval()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 class Run:
@@ -77,7 +82,8 @@ class Run:
 
     `extra_loss`, if given, is called at each step, after the forward pass, and what it returns is added to the loss.
     `extra_state`, if given, is saved and resumed with the rest. The recipe's low-rank term has hooks on the network
-    until `close` is called.
+    until `close` is called. The network, its average and the optimizer are on `device`; first weights, the order and
+    the augmentation are drawn on the CPU, so that they are the same everywhere.
     """
 
     def __init__(
@@ -88,11 +94,13 @@ class Run:
         *,
         extra_loss: ExtraLoss | None = None,
         extra_state: Stateful | None = None,
+        device: str = "cpu",
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.shape, self.recipe, self.folder, self.extra_loss = shape, recipe, folder, extra_loss
-        self.model = build(shape, drop_path=recipe.drop_path)
-        self.average = build(shape)
+        self.device = torch.device(device)
+        self.model = build(shape, drop_path=recipe.drop_path).to(self.device)
+        self.average = build(shape).to(self.device)
         self.average.load_state_dict(self.model.state_dict())
         self.optimizer = build_optimizer(self.model, recipe)
         self.low_rank = None if recipe.low_rank is None else LowRankTerm(recipe.low_rank)
@@ -123,7 +131,7 @@ class Run:
         path = self.folder / "checkpoint.pt"
         if not path.exists():
             return
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, weights_only=True, map_location="cpu")  # as the state of generators has to be
         wanted = {"shape": asdict(self.shape), "recipe": asdict(self.recipe)}
         # What a recipe of an earlier version does not say was then as the defaults say.
         made_with = {**saved["settings"], "recipe": asdict(Recipe()) | saved["settings"]["recipe"]}
@@ -176,7 +184,8 @@ class Run:
         total = 0.0
         for index, chosen in enumerate(batches):
             self._set_rates(self.epoch * len(batches) + index, len(batches))
-            total += self._step(augment(as_pixels(images[chosen]), self.recipe, self.generator), labels[chosen])
+            moved = augment(as_pixels(images[chosen]), self.recipe, self.generator)
+            total += self._step(moved.to(self.device), labels[chosen].to(self.device))
         measure_norms(self.average, images[:NORM_IMAGES])
         return total / len(batches)
 
@@ -189,7 +198,7 @@ class Run:
             set_weight_decay(self.optimizer, decay_factor(schedule, step, self.recipe.epochs * steps_per_epoch))
 
     def _step(self, images: Tensor, labels: Tensor) -> float:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             logits = self.model(images)
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         if self.extra_loss is not None:

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.common import PICTURES, RESULTS, STUDIES, write_between, write_results
 from benchmarks.studies.collapse_pictures import pictures
@@ -28,6 +29,7 @@ from benchmarks.studies.image_sets import Counts, cifar10, fashion_images
 from benchmarks.studies.tasks import Row, Rows, Task, finished
 from rankfold.runtime_calib.threads import available_cpus
 from rankfold.tools.pictures import write_pictures
+from rankfold.values import Provider
 
 NAME = "collapse"
 SEEDS = (0, 1, 2)
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cifar10", type=Path, help="the npz of CIFAR-10 (default: $CIFAR10_NPZ)")
     parser.add_argument("--full", action="store_true", help="all training images, whole widths, 200 epochs")
     parser.add_argument("--threads", type=int, default=available_cpus(), help="of the trainings")
+    parser.add_argument("--device", choices=get_args(Provider), default="cpu", help="where networks train and run")
     parser.add_argument("--redraw", action="store_true", help="pictures and table from the results alone")
     chosen = parser.parse_args(arguments)
     if chosen.redraw:
@@ -61,7 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "mlp": fashion_images(scales["mlp"].counts),
         "resnet": cifar10(chosen.cifar10, scales["resnet"].counts, chosen.work),
     }
-    study(Place(chosen.work, chosen.threads), [Subject(name, scale, images[name]) for name, scale in scales.items()])
+    study(
+        Place(chosen.work, chosen.threads, chosen.device),
+        [Subject(name, scale, images[name]) for name, scale in scales.items()],
+    )
 
 
 def study(place: Place, subjects: Sequence[Subject]) -> None:

@@ -63,11 +63,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a study runs: its folder, and the threads and the provider it may use."""
+    """Where a study runs: its folder, the threads that it may use, and where networks are trained and run."""
 
     work: Path
     threads: int
-    provider: Provider = "cpu"
+    device: Provider = "cpu"
 
 
 def reference_of(subject: Subject) -> Reference[Shape]:
@@ -91,7 +91,9 @@ def trained(place: Place, subject: Subject, decay: float, seed: int) -> Row:
     """Train one run of the sweep in the folder of its network, from its last finished epoch on."""
     splits = Splits(subject.images.training, subject.images.test)
     folder, reference = place.work / subject.name, reference_of(subject)
-    found = sweep(splits, folder, reference, weight_decays=[decay], seeds=[seed], threads=place.threads)
+    found = sweep(
+        splits, folder, reference, weight_decays=[decay], seeds=[seed], threads=place.threads, device=place.device
+    )
     (run,) = (run for run in found["runs"] if (run["weight_decay"], run["seed"]) == (decay, seed))
     return {key: run[key] for key in ("weight_decay", "seed", "validation_accuracy", "epoch")}
 
@@ -102,7 +104,7 @@ def measured(place: Place, subject: Subject, decay: float, seed: int) -> Row:
     Those of the best epoch, which a sweep exports, may be from early on, before weight decay has done its work.
     """
     folder, reference = place.work / subject.name / run_name(decay, seed), reference_of(subject)
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)["average"]
+    state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")["average"]
     network = build(reference.shape)
     network.load_state_dict(state)
     export_network(network, reference.shape, folder / _LAST)
@@ -111,7 +113,7 @@ def measured(place: Place, subject: Subject, decay: float, seed: int) -> Row:
         folder / _LAST,
         [feed(images, labels=True)],
         collapse=True,
-        options=Options(batch_size=_BATCH, provider=place.provider),
+        options=Options(batch_size=_BATCH, provider=place.device),
     )
     return {
         "network": subject.name,

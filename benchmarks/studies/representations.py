@@ -19,6 +19,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.common import PICTURES, RESULTS, STUDIES, write_between, write_results
 from benchmarks.studies.image_sets import Counts, cifar10
@@ -40,6 +41,7 @@ from benchmarks.studies.representations_summary import content, table
 from benchmarks.studies.tasks import Row, Rows, Task, finished
 from rankfold.runtime_calib.threads import available_cpus
 from rankfold.tools.pictures import write_pictures
+from rankfold.values import Provider
 
 NAME = "representations"
 SEEDS = (0, 1, 2)
@@ -76,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cifar10", type=Path, help="the npz of CIFAR-10 (default: $CIFAR10_NPZ)")
     parser.add_argument("--full", action="store_true", help="ResNet-18 of the published width on 45,000 images")
     parser.add_argument("--threads", type=int, default=available_cpus(), help="of the trainings")
+    parser.add_argument("--device", choices=get_args(Provider), default="cpu", help="where networks train and run")
     parser.add_argument("--redraw", action="store_true", help="pictures and table from the results alone")
     chosen = parser.parse_args(arguments)
     if chosen.redraw:
@@ -85,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("give --work, or --redraw")
     scale = FULL if chosen.full else SMALL
     images = cifar10(chosen.cifar10, scale.counts, chosen.work)
-    study(Place(scale, images, chosen.work, chosen.threads))
+    study(Place(scale, images, chosen.work, chosen.threads, chosen.device))
 
 
 def study(place: Place) -> None:

@@ -23,6 +23,7 @@ from rankfold.representations import measure_activations
 from rankfold.robustness import attack
 from rankfold.threat import Threat
 from rankfold.training.low_rank import LowRank
+from rankfold.values import Provider
 
 NETWORK = "resnet18"
 MODULES = ("layer3", "layer4")  # whose activations the term takes: the last stages, as the paper does
@@ -104,17 +105,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a study runs: its size, its images, its folder, and the threads and the provider it may use."""
+    """Where a study runs: its size, images and folder, its threads, and where networks are trained and run."""
 
     scale: Scale
     images: ImageSet
     work: Path
     threads: int
-    provider: rankfold.values.Provider = "cpu"
+    device: Provider = "cpu"
 
     def options(self, seed: int) -> rankfold.Options:
         """Return the settings of compressions, measures and attacks."""
-        return rankfold.Options(batch_size=_BATCH, latency_rounds=0, seed=seed, provider=self.provider)
+        return rankfold.Options(batch_size=_BATCH, latency_rounds=0, seed=seed, provider=self.device)
 
 
 def model_of(place: Place, run: Run) -> Path:
@@ -137,7 +138,9 @@ def trained(place: Place, run: Run, *, choosing: bool = False) -> Row:
     """Train, from the last finished epoch on, and score on test images, or on those that settings are chosen on."""
     scored = place.images.choosing if choosing else place.images.test
     splits = Splits(place.images.training, scored)
-    reached = train_network(splits, place.work / run.name, reference_of(place, run), threads=place.threads)
+    reached = train_network(
+        splits, place.work / run.name, reference_of(place, run), threads=place.threads, device=place.device
+    )
     hits = right(model_of(place, run), scored)
     return {
         "validation_accuracy": reached["validation_accuracy"],
