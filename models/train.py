@@ -81,7 +81,8 @@ def train(
     Raises:
         OptionsError: The recipe's low-rank term does not fit the network.
         OSError: A checkpoint cannot be read or written.
-        ValueError: There are too few images, there is no such device, or `folder` holds the run of another shape or recipe.
+        ValueError: There are too few images, there is no such device, or `folder` holds the run of another shape or
+            recipe.
     """
     if len(images.labels) < VALIDATION_SHARE:
         raise ValueError(f"{len(images.labels)} images to train on; expected {VALIDATION_SHARE} at least")

@@ -167,7 +167,7 @@ def test_too_few_images_are_refused(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device is 'cuda', but torch finds no GPU; leave --device out"):
-        train(MLPShape(image_size=8, classes=2), Recipe(), some_images(24), tmp_path / "run", device="cuda")
+        train(TINY_MLP, PLAIN, some_images(24), tmp_path / "run", device="cuda")
     assert not (tmp_path / "run").exists()
 
 
