@@ -81,10 +81,13 @@ def train(
     Raises:
         OptionsError: The recipe's low-rank term does not fit the network.
         OSError: A checkpoint cannot be read or written.
-        ValueError: There are too few images, or `folder` holds the run of another shape or recipe.
+        ValueError: There are too few images, there is no such device, or `folder` holds the run of another shape or
+            recipe.
     """
     if len(images.labels) < VALIDATION_SHARE:
         raise ValueError(f"{len(images.labels)} images to train on; expected {VALIDATION_SHARE} at least")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but torch finds no GPU; leave --device out, or install torch for CUDA")
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(shape, recipe, folder, extra_loss=extra_loss, extra_state=extra_state, device=device)
     run.resume()

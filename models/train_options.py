@@ -19,6 +19,7 @@ from rankfold.training.low_rank import LowRank, Norm
 from rankfold.training.low_rank_projection import Method, Rows
 from rankfold.training.weight_decay import Form
 
+DEVICES = ("cpu", "cuda")
 _SIZES = ("width", "depth", "form", "patch_size")
 _RECIPE = (
     "epochs",
@@ -50,7 +51,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decay-end", type=float, help="factor of the weight decay at the last step (default: 0)")
     parser.add_argument("--decay-warmup-epochs", type=float, help="in which weight decay rises (default: 0)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: torch's)")
-    parser.add_argument("--device", default="cpu", help="where it is trained, such as cuda (default: cpu)")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where it is trained (default: cpu)")
     _add_low_rank_options(parser)
 
 

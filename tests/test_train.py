@@ -164,6 +164,13 @@ def test_too_few_images_are_refused(tmp_path: Path) -> None:
         train(TINY_MLP, replace(PLAIN, batch=12), some_images(12), tmp_path)
 
 
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device is 'cuda', but torch finds no GPU; leave --device out"):
+        train(TINY_MLP, PLAIN, some_images(24), tmp_path / "run", device="cuda")
+    assert not (tmp_path / "run").exists()
+
+
 def test_bytes_become_the_same_pixels_in_torch_as_in_numpy() -> None:
     every = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
     assert np.array_equal(as_pixels(torch.tensor(every)).numpy(), as_input(every))
