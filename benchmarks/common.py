@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from rankfold.values import Provider
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
+STUDIES = Path(__file__).parent.parent / "docs" / "studies.md"
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 KEEPS = (0.75, 0.50, 0.33)
 
 
@@ -36,16 +39,23 @@ def machine() -> dict[str, Any]:
     return {"cpu": _cpu_name(), "cpus": available_cpus(), "system": platform.system(), "versions": versions()}
 
 
-def write_results(name: str, content: dict[str, Any], table: str) -> None:
-    """Write `results/NAME.json` and put the table between the README's marks for NAME."""
-    RESULTS.mkdir(exist_ok=True)
-    _replace(RESULTS / f"{name}.json", json.dumps({"machine": machine(), **content}, indent=2) + "\n")
-    text = README.read_text()
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    if begin in text:
-        pattern = re.escape(begin) + ".*?" + re.escape(end)
-        _replace(README, re.sub(pattern, lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL))
+def write_results(
+    name: str, content: dict[str, Any], table: str, *, page: Path = README, folder: Path = RESULTS
+) -> None:
+    """Write `folder/NAME.json`, and put the table between the page's marks for NAME, if it has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / f"{name}.json", json.dumps({"machine": machine(), **content}, indent=2) + "\n")
+    write_between(name, table, page)
     print(table)
+
+
+def write_between(name: str, table: str, page: Path) -> None:
+    """Put a table between a page's marks for NAME; a page without them stays as it is."""
+    text = page.read_text()
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    pattern = re.escape(begin) + ".*?" + re.escape(end)
+    if re.search(pattern, text, flags=re.DOTALL):
+        write_whole(page, re.sub(pattern, lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL))
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -62,7 +72,27 @@ def outputs(model: Path, inputs: NDArray[np.float32], *, batch: int, provider: P
     return np.concatenate(parts).astype(np.float64)
 
 
-def _replace(path: Path, text: str) -> None:
+def told(name: str) -> Any:
+    """Return what prints a line now and then, with what is left to go: runs in the background are read in a file."""
+
+    def watched(items: Iterable[Any], description: str, total: int | None) -> Iterator[Any]:
+        start = said = time.monotonic()
+        for number, item in enumerate(items):
+            yield item
+            now = time.monotonic()
+            if now - said > _SAID_EVERY_S and total:
+                left = (now - start) / (number + 1) * (total - number - 1)
+                print(f"{name}: {description} {number + 1} of {total}, {left / 60:.1f} minutes left", flush=True)
+                said = now
+
+    return watched
+
+
+_SAID_EVERY_S = 30.0
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)

@@ -14,7 +14,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 
 import rankfold
 from benchmarks import dinov2
-from benchmarks.common import fashion_mnist, markdown, outputs, write_results
+from benchmarks.common import fashion_mnist, markdown, outputs, told, write_results
 from rankfold.healing import How
 from rankfold.models import demo
 from rankfold.models import fashion_mnist as fashion
@@ -95,7 +95,7 @@ def measure(case: Case, work: Path) -> Row:
     if not candidate.exists():
         rankfold.compress(base, calibration, keep=case.keep, output=candidate, options=MATRICES)
     options = replace(
-        HEALING[case.subject], seed=case.seed, checkpoint=work / f"{case.name}.checkpoint", progress=_told(case.name)
+        HEALING[case.subject], seed=case.seed, checkpoint=work / f"{case.name}.checkpoint", progress=told(case.name)
     )
     wall, cpu = time.monotonic(), time.process_time()
     out = work / f"{case.name}.onnx"
@@ -191,25 +191,6 @@ def _cls_row(base: Path) -> Callable[[Path], Row]:
         return {"relative_l2": float(np.linalg.norm(away) / np.linalg.norm(reference))}
 
     return score
-
-
-def _told(name: str) -> Any:
-    """Return what prints a line now and then, with what is left to go: runs in the background are read in a file."""
-
-    def told(items: Iterable[Any], description: str, total: int | None) -> Iterator[Any]:
-        start = said = time.monotonic()
-        for number, item in enumerate(items):
-            yield item
-            now = time.monotonic()
-            if now - said > _SAID_EVERY and total:
-                left = (now - start) / (number + 1) * (total - number - 1)
-                print(f"{name}: {description} {number + 1} of {total}, {left / 60:.1f} minutes left", flush=True)
-                said = now
-
-    return told
-
-
-_SAID_EVERY = 30.0
 
 
 if __name__ == "__main__":
