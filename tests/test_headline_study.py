@@ -166,16 +166,12 @@ def scored(right: int, *, of: int = 1000, **row: Any) -> Scored:
 def made_up() -> Found:
     sizes = {name: {"before": 200, "after": 100} for name in ("linear_parameters", "parameters", "size_bytes")}
     settings = Settings((0.99, 0.9), (0.9,), (0, 1), training_images=4000, passes=2, batch=32)
-    several = [tuple(scored(right, seed=seed) for seed, right in enumerate(pair)) for pair in ((880, 890), (900, 904))]
+    low, high = (tuple(scored(right, seed=n) for n, right in enumerate(pair)) for pair in ((880, 890), (900, 904)))
     outcomes = (
         Outcome(Point("utilized", 0.99), scored(900, kept=1.0, folded=0, **sizes), ()),
         Outcome(Point("keep", 0.99), scored(880, kept=0.5, folded=3, **sizes), (scored(899, seed=0),)),
-        Outcome(
-            Point("utilized", 0.9), scored(300, kept=0.4, folded=4, **sizes), (scored(880, seed=0), scored(890, seed=1))
-        ),
-        Outcome(
-            Point("keep", 0.9), scored(700, kept=0.4, folded=4, **sizes), (scored(900, seed=0), scored(904, seed=1))
-        ),
+        Outcome(Point("utilized", 0.9), scored(300, kept=0.4, folded=4, **sizes), low),
+        Outcome(Point("keep", 0.9), scored(700, kept=0.4, folded=4, **sizes), high),
     )
     return Found("made up", settings, scored(900), outcomes)
 
@@ -218,16 +214,16 @@ def test_the_picture_has_both_ways_before_and_after_and_the_original() -> None:
 
 def test_figures_are_written_and_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "studies.md"
-    page.write_text("a\n<!-- headline: begin -->\nold\n<!-- headline: end -->\nb\n")
+    page.write_text("a\n<!-- headline: begin -->\nearlier text\n<!-- headline: end -->\nb\n")
     monkeypatch.setattr(headline, "STUDIES", page)
     monkeypatch.setattr(headline, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(headline, "PICTURES", tmp_path / "pictures")
     headline.write(summary(made_up()), None)
     written = page.read_text()
-    assert "old" not in written
+    assert "earlier text" not in written
     assert "| original | 1.000" in written
     drawn = (tmp_path / "pictures" / "headline.svg").read_text()
-    page.write_text("a\n<!-- headline: begin -->\nold\n<!-- headline: end -->\nb\n")
+    page.write_text("a\n<!-- headline: begin -->\nearlier text\n<!-- headline: end -->\nb\n")
     (tmp_path / "pictures" / "headline.svg").unlink()
     headline.main(["--redraw"])
     assert page.read_text() == written

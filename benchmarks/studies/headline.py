@@ -20,6 +20,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.common import PICTURES, RESULTS, STUDIES, write_between, write_results, write_whole
 from benchmarks.studies.headline_runs import SETTINGS, Settings, Study
 from benchmarks.studies.headline_subjects import Checkpoint, Framing, checkpoint, digest, embedded
@@ -57,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{parser.prog}: {error}") from error
     with limited_threads():
         content = summary(Study(subject, chosen.work, settings).run())
+    if settings.device == "cuda":
+        content["gpu"] = torch.cuda.get_device_name()
     write(content, None if own is None else chosen.work)
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,8 +108,15 @@ class Study:
 
     def __init__(self, subject: Subject, work: Path, settings: Settings) -> None:
         self.subject, self.work, self.settings = subject, work, settings
-        self.options = rankfold.Options(
-            include=MATRICES, latency_rounds=0, batch_size=settings.batch, provider=settings.device
+
+    def options(self, name: str) -> rankfold.Options:
+        """Return what folding and fine-tuning share; a run tells its name now and then."""
+        return rankfold.Options(
+            include=MATRICES,
+            latency_rounds=0,
+            batch_size=self.settings.batch,
+            provider=self.settings.device,
+            progress=told(name),
         )
 
     def run(self) -> Found:
@@ -134,11 +141,12 @@ class Study:
 
         def make() -> tuple[Row, Path]:
             model, data, out = self.subject.model, self.subject.calibration, self.work / f"{point.name}.onnx"
+            options = self.options(point.name)
             if point.way == "utilized":
-                result = rankfold.compress(model, data, utilized=point.share, output=out, options=self.options)
+                result = rankfold.compress(model, data, utilized=point.share, output=out, options=options)
             else:
                 kept = self.fold(Point("utilized", point.share)).row["kept"]
-                result = rankfold.compress(model, data, keep=kept, output=out, options=self.options)
+                result = rankfold.compress(model, data, keep=kept, output=out, options=options)
             report = result.report
             sizes = {name: asdict(getattr(report, name)) for name in ("linear_parameters", "parameters", "size_bytes")}
             return {"kept": result.plan.kept, "folded": len(result.plan.folded), **sizes}, out
@@ -151,13 +159,7 @@ class Study:
 
         def make() -> tuple[Row, Path]:
             out = self.work / f"{name}.onnx"
-            options = rankfold.Options(
-                batch_size=self.settings.batch,
-                provider=self.settings.device,
-                seed=seed,
-                checkpoint=self.work / f"{name}.checkpoint",
-                progress=told(name),
-            )
+            options = replace(self.options(name), seed=seed, checkpoint=self.work / f"{name}.checkpoint")
             healed = rankfold.heal(
                 self.subject.model,
                 self.work / f"{point.name}.onnx",

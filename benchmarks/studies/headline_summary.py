@@ -127,14 +127,13 @@ def _notes(content: Figures) -> str:
 
 
 def _fewest(content: Figures) -> str:
-    parts = [
-        f"`{_LABELS[way]}` {_share(found['by_the_mean'])}, and {_share(found['by_the_interval'])} where the interval's"
-        " lower end does not lose more either"
-        for way, found in content["fewest"].items()
-    ]
+    by_the_mean, by_the_interval = (
+        ", ".join(f"`{_LABELS[way]}` {_share(found[name])}" for way, found in content["fewest"].items())
+        for name in ("by_the_mean", "by_the_interval")
+    )
     return (
-        f"The smallest share of the linear parameters that lost less than {PAPER_LOSS} points after fine-tuning, read"
-        f" off the table: {'; '.join(parts)}."
+        f"Smallest share of the linear parameters that lost less than {PAPER_LOSS} points after fine-tuning, read off"
+        f" this table: {by_the_mean}; with the interval's lower end above that, too: {by_the_interval}."
     )
 
 
