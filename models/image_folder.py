@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,46 @@ from rankfold.models.labelled_images import LabelledImages, labelled
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
-def read(folder: Path, *, image_size: int | None = None) -> LabelledImages:
-    """Return all images below `folder` as (count, 3, size, size), classes and files in the order of their names.
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files with their classes, none of them read yet.
 
-    Each sub-folder is a class; files of other kinds (by suffix) in it are passed over. Images become RGB. With an
-    `image_size` the shorter side is scaled to it (bicubic) and the middle cut out; without one all have to be square
-    and of one size.
+    Attributes:
+        paths: The files.
+        labels: (count,) int64, numbers of classes from 0 on.
+        classes: The classes' names, in the order of their numbers.
+    """
+
+    paths: tuple[Path, ...]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self.labels.setflags(write=False)
+
+
+def listed(folder: Path) -> ImageFiles:
+    """Return the image files below `folder`, classes and files in the order of their names.
+
+    Each sub-folder is a class; files of other kinds (by suffix) in it are passed over.
+
+    Raises:
+        OSError: A folder is missing or cannot be read.
+        ValueError: There are no classes, or a class without images.
+    """
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not classes:
+        raise ValueError(f"{folder}: no sub-folders; expected one per class, with its images inside")
+    files = [(path, number) for number, place in enumerate(classes) for path in _image_files(place)]
+    labels = np.array([number for _, number in files], np.int64)
+    return ImageFiles(tuple(path for path, _ in files), labels, tuple(path.name for path in classes))
+
+
+def read(folder: Path, *, image_size: int | None = None) -> LabelledImages:
+    """Return all images of `listed(folder)` as (count, 3, size, size).
+
+    Images become RGB. With an `image_size` the shorter side is scaled to it (bicubic) and the middle cut out; without
+    one all have to be square and of one size.
 
     Raises:
         ImportError: Pillow is not installed.
@@ -27,16 +62,12 @@ def read(folder: Path, *, image_size: int | None = None) -> LabelledImages:
     """
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size is {image_size}, expected 1 at least")
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not classes:
-        raise ValueError(f"{folder}: no sub-folders; expected one per class, with its images inside")
-    files = [(path, number) for number, place in enumerate(classes) for path in _image_files(place)]
-    size = _decoded(files[0][0], image_size).shape[1] if image_size is None else image_size
-    images = np.empty((len(files), 3, size, size), np.uint8)
-    for place, (path, _) in zip(images, files, strict=True):
-        place[:] = _of_size(path, _decoded(path, image_size), size)
-    labels = np.array([number for _, number in files])
-    return labelled(folder, images, labels, tuple(path.name for path in classes))
+    files = listed(folder)
+    size = decoded(files.paths[0], image_size).shape[1] if image_size is None else image_size
+    images = np.empty((len(files.paths), 3, size, size), np.uint8)
+    for place, path in zip(images, files.paths, strict=True):
+        place[:] = _of_size(path, decoded(path, image_size), size)
+    return labelled(folder, images, files.labels, files.classes)
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -56,8 +87,14 @@ def _of_size(path: Path, image: NDArray[np.uint8], size: int) -> NDArray[np.uint
     return image
 
 
-def _decoded(path: Path, image_size: int | None) -> NDArray[np.uint8]:
-    """Return an image as (3, height, width)."""
+def decoded(path: Path, image_size: int | None) -> NDArray[np.uint8]:
+    """Return one image in RGB as (3, height, width), scaled and cut as `read` does it.
+
+    Raises:
+        ImportError: Pillow is not installed.
+        OSError: The file is missing or cannot be read.
+        ValueError: It is damaged.
+    """
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
