@@ -29,7 +29,7 @@ def test_a_run_is_trained_compressed_measured_and_attacked(
     monkeypatch.setitem(
         runs.STANDARD, "resnet18", runs.replace(standard, recipe=runs.replace(standard.recipe, batch=8))
     )
-    here, run = place(tmp_path), Run("low-rank", Term(0.25, 1.0), 3, 1)
+    here, run = place(tmp_path, size=16), Run("low-rank", Term(0.25, 1.0), 3, 1)
     train = runs.trained(here, run)
     assert sorted(train["outside"]) == ["layer3", "layer4"]
     hits = runs.unpacked(train["right"], COUNTS.test)

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 import rankfold
 from benchmarks.common import told, write_whole
 from benchmarks.studies.headline_subjects import Subject
+from rankfold.opening import open_model
+from rankfold.passes.allocate import parameter_curve
 from rankfold.runtime_calib.sessions import open_session
 from rankfold.values import Provider
 
@@ -137,7 +139,10 @@ class Study:
         return Found(self.subject.title, self.settings, original, outcomes)
 
     def fold(self, point: Point) -> Scored:
-        """Return a size before fine-tuning; `keep` folds to the share that the same share of the variance left."""
+        """Return a size before fine-tuning; `keep` folds to the share that the same share of the variance left.
+
+        Or to the least that it can reach: its ranks are multiples of 8 or 16.
+        """
 
         def make() -> tuple[Row, Path]:
             model, data, out = self.subject.model, self.subject.calibration, self.work / f"{point.name}.onnx"
@@ -145,7 +150,7 @@ class Study:
             if point.way == "utilized":
                 result = rankfold.compress(model, data, utilized=point.share, output=out, options=options)
             else:
-                kept = self.fold(Point("utilized", point.share)).row["kept"]
+                kept = max(self.fold(Point("utilized", point.share)).row["kept"], least_kept(model, options))
                 result = rankfold.compress(model, data, keep=kept, output=out, options=options)
             report = result.report
             sizes = {name: asdict(getattr(report, name)) for name in ("linear_parameters", "parameters", "size_bytes")}
@@ -209,3 +214,18 @@ def right(model: Path, subject: Subject, device: Provider) -> Right:
     session = open_session(model, provider=device)
     parts = [session.run(None, {"image": images})[0].argmax(axis=1) == labels for images, labels in subject.test()]
     return np.concatenate(parts)
+
+
+def least_kept(model: Path, options: rankfold.Options) -> float:
+    """Return the least share of the foldable parameters that aligned ranks can keep, rounded up a little."""
+    _, scan = open_model(model, options)
+    sizes = ((site.in_features, site.out_features, site.blocks, site.pivots) for site in scan.sites)
+    least = sum(
+        parameter_curve("", (fan_in, fan_out), lambda _: 0.0, blocks=blocks, pivots=bool(pivots)).choices[0].cost
+        for fan_in, fan_out, blocks, pivots in sizes
+    )
+    whole = scan.fixed_dense_parameters + sum(site.parameters for site in scan.sites)
+    return (scan.fixed_parameters + least) / whole + _ROUNDED_UP
+
+
+_ROUNDED_UP = 1e-6
