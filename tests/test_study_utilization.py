@@ -18,8 +18,11 @@ from benchmarks.studies import utilization, utilization_networks
 from benchmarks.studies.masked_images import MaskedViT
 from benchmarks.studies.utilization_figures import ABOUT, SHARES, place_of, summary, table, utilizations
 from benchmarks.studies.utilization_networks import Network, Settings, networks, parted, probe_accuracy
+from onnx_examples import build as example
+from onnx_examples import gaussian, save
 
-from rankfold.models.export import export_network
+import rankfold
+from rankfold.models import demo
 from rankfold.models.labelled_images import LabelledImages, as_input
 from rankfold.models.networks import build
 from rankfold.models.recipe import Recipe
@@ -30,7 +33,16 @@ from rankfold.models.vit import ViT, ViTShape
 SHAPE = ViTShape(patch_size=7, width=16, depth=2, heads=2)
 SMALL = Settings(
     SHAPE,
-    Recipe(epochs=2, batch=16, warmup_epochs=1, drop_path=0.0, erase=0.0, precision="float32"),
+    Recipe(
+        epochs=2,
+        batch=16,
+        learning_rate=1e-2,
+        warmup_epochs=1,
+        drop_path=0.0,
+        erase=0.0,
+        average=0.5,
+        precision="float32",
+    ),
     images=96,
     measured=30,
     seeds=(0, 1),
@@ -53,14 +65,18 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder where a study finds images and a small stand-in for DINOv2, and where its results go."""
+    """Return a folder where a study finds images and a small stand-in for what exists, and where its results go."""
     images, labels = made_up(120)
     write_idx(tmp_path / "train-images-idx3-ubyte.gz", images)
     write_idx(tmp_path / "train-labels-idx1-ubyte.gz", labels)
     monkeypatch.setenv("FASHION_MNIST", str(tmp_path))
-    shape = replace(SHAPE, width=8, depth=1)
-    export_network(build(shape), shape, tmp_path / "stand_in.onnx")
-    monkeypatch.setattr(dinov2, "backbone", lambda _: tmp_path / "stand_in.onnx")
+    body = "g (float[N,1,28,28] x) => (float[N,1,28,16] y) { h = MatMul(x, w1) y = MatMul(h, w2) }"
+    model = example(body, {"w1": gaussian(28, 64), "w2": gaussian(64, 16, seed=1)})
+    for node, name in zip(model.graph.node, ("fc1", "fc2"), strict=True):
+        node.name = f"/backbone/encoder/layer.0/mlp/{name}/MatMul"
+    stand_in = save(model, tmp_path / "stand_in.onnx")
+    monkeypatch.setattr(dinov2, "backbone", lambda _: stand_in)
+    monkeypatch.setattr(demo, "embedded_model", lambda: stand_in)
     monkeypatch.setattr(dinov2, "images", lambda _, count, *, start=0: as_input(images[start : start + count, None]))
     (tmp_path / "studies.md").write_text("<!-- utilization: begin -->\nold\n<!-- utilization: end -->\n")
     monkeypatch.setattr(utilization, "STUDIES", tmp_path / "studies.md")
@@ -132,13 +148,16 @@ def check_results(results: dict[str, Any], page: str) -> None:
         (network.kind, network.seed, about) for network in networks(SMALL) for about in ABOUT
     ]
     assert {(row["kind"], len(row["layers"])) for row in rows} == {
-        ("vit", 20), ("dinov2", 4), ("untrained", 8), ("supervised", 8), ("masked", 8),
+        ("vit", 2), ("dinov2", 2), ("untrained", 8), ("supervised", 8), ("masked", 8),
     }  # fmt: skip
     for row in rows:
         means = [np.mean(utilizations(row["layers"], index)) for index in range(len(SHARES))]
         np.testing.assert_allclose(row["mlu"], means, rtol=1e-12)  # sums of 20 numbers in another order
         assert all(first <= second for first, second in zip(row["mlu"], row["mlu"][1:], strict=False))
         assert 0 < row["stable"] <= row["effective"] <= 1
+    assert (
+        len({tuple(row["mlu"]) for row in rows if row["about"] == "mean"}) == len(networks(SMALL)) - 1
+    )  # the stand-in is there twice
     trained = {(row["kind"], row["seed"]): row["trained"] for row in rows}
     assert trained["vit", None] is None
     assert len(trained["supervised", 1]["losses"]) == len(trained["masked", 0]["losses"]) == 2
@@ -192,6 +211,10 @@ def test_layers_are_told_by_their_names() -> None:
     assert place_of("/backbone/encoder/layer.3/attention/attention/query/MatMul") == (3, "attention in")
     assert place_of("/backbone/encoder/layer.3/attention/output/dense/MatMul") == (3, "attention out")
     assert place_of("/backbone/encoder/layer.0/mlp/fc2/MatMul") == (0, "fc2")
+    found = rankfold.analyze(demo.embedded_model(), options=utilization.LAYERS)
+    assert sorted(place_of(site.name) for site in found.sites) == sorted(
+        (block, kind) for block in range(5) for kind in ("attention in", "attention out", "fc1", "fc2")
+    )
     for name in ("head/Gemm", "blocks.0.fc3/MatMul"):
         with pytest.raises(ValueError, match="no name of a block's layer"):
             place_of(name)

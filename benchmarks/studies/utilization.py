@@ -39,6 +39,7 @@ from rankfold import Options
 from rankfold.models.recipe import Recipe
 from rankfold.models.vit import ViTShape
 from rankfold.pipeline import utilization
+from rankfold.tools.pictures import PLOTS_MISSING, is_installed
 from rankfold.values import Provider
 
 NAME = "utilization"
@@ -54,7 +55,7 @@ FULL = Settings(
     Recipe(epochs=100, weight_decay=0.05, label_smoothing=0.0, drop_path=0.0, erase=0.0),
     images=60_000, measured=2048, seeds=(0, 1, 2),
 )  # fmt: skip
-_LAYERS = Options(include=("MatMul", "Gemm"), exclude=("head/*",))
+LAYERS = Options(include=("MatMul", "Gemm"), exclude=("head/*",))
 _SAID_EVERY_S = 20.0
 
 
@@ -74,8 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif chosen.work is None:
         parser.error("--work says where models and runs are kept; it is needed unless --redraw is given")
     else:
+        if not is_installed("matplotlib"):
+            raise SystemExit(f"the pictures cannot be drawn: {PLOTS_MISSING}")
         content = study(FULL if chosen.full else QUICK, Place(chosen.work, chosen.device))
         write_results(NAME, content, _page(content), folder=RESULTS / "studies", page=STUDIES)
+    PICTURES.mkdir(parents=True, exist_ok=True)
     print(*write_study_pictures(PICTURES, content["networks"]), sep="\n")
 
 
@@ -103,7 +107,7 @@ def _measured(network: Network, model: Path, settings: Settings, place: Place, a
         print(f"{name}: measuring on {count} images", flush=True)
         began = time.monotonic()
         batches = told(name)(feeds(network, model, count), "batch", batch_count(count))
-        options = replace(_LAYERS, centred=about == "mean", provider=place.device)
+        options = replace(LAYERS, centred=about == "mean", provider=place.device)
         found = figures(utilization(model, batches, shares=SHARES, options=options))
         row = {"kind": network.kind, "seed": network.seed, "about": about, "minutes": _minutes(began), **found}
         write_whole(file, json.dumps(row, indent=2) + "\n")
