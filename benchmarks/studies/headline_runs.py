@@ -55,7 +55,7 @@ class Settings:
     device: Provider = "cpu"
 
 
-_SHARES = (0.9999, 0.999, 0.99, 0.97, 0.95)
+_SHARES = (0.999999, 0.99999, 0.9999, 0.999, 0.995)
 SETTINGS = {
     "small": Settings(_SHARES, _SHARES[1::2], (0, 1, 2), training_images=4000, passes=2, batch=32),
     "full": Settings(_SHARES, _SHARES, (0, 1, 2), training_images=50_000, passes=20, batch=64),
@@ -83,7 +83,7 @@ class Point:
     @property
     def name(self) -> str:
         """Return what its files are called."""
-        return f"{self.way}-{self.share:g}"
+        return f"{self.way}-{self.share}"
 
 
 @dataclass(frozen=True)

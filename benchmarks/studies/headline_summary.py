@@ -95,7 +95,7 @@ def _line(point: Figures) -> tuple[str, ...]:
     after = point["after"]
     size = point["share"] if point["way"] == "utilized" else round(point["kept"], 4)
     return (
-        f"`{_LABELS[point['way']]} {size:g}`",
+        f"`{_LABELS[point['way']]} {size}`",
         f"{point['kept']:.3f}",
         f"{point['parameters_kept']:.3f}",
         f"{point['before']['accuracy']:.2f} %",
