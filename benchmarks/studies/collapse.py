@@ -79,13 +79,18 @@ def study(place: Place, subjects: Sequence[Subject]) -> None:
     rows = finished(tasks_of(place, subjects), place.work, settings)
     found = content(settings, rows)
     write_results(NAME, found, table(found), folder=RESULTS / "studies", page=STUDIES)
-    print(*write_pictures(PICTURES, pictures(found)), sep="\n")
+    _draw(found)
 
 
 def redraw() -> None:
     """Write pictures and table again from the committed results."""
     found = json.loads((RESULTS / "studies" / f"{NAME}.json").read_text())
     write_between(NAME, table(found), STUDIES)
+    _draw(found)
+
+
+def _draw(found: Row) -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
     print(*write_pictures(PICTURES, pictures(found)), sep="\n")
 
 

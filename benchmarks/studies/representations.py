@@ -106,13 +106,18 @@ def study(place: Place) -> None:
     rows = finished(tasks_of(place), place.work, settings)
     found = content(settings, rows, chosen_term(rows).name)
     write_results(NAME, found, table(found), folder=RESULTS / "studies", page=STUDIES)
-    print(*write_pictures(PICTURES, pictures(found)), sep="\n")
+    _draw(found)
 
 
 def redraw() -> None:
     """Write pictures and table again from the committed results."""
     found = json.loads((RESULTS / "studies" / f"{NAME}.json").read_text())
     write_between(NAME, table(found), STUDIES)
+    _draw(found)
+
+
+def _draw(found: Row) -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
     print(*write_pictures(PICTURES, pictures(found)), sep="\n")
 
 
