@@ -8,9 +8,10 @@ from typing import Any
 
 from benchmarks.candidates import ENERGY, OURS, UNIFORM, Scored
 from benchmarks.common import markdown
-from benchmarks.intervals import RESAMPLES, Interval, Measure, paired_interval
+from benchmarks.intervals import RESAMPLES, Interval, paired_interval
 from benchmarks.rivals import RIVALS
 
+Row = dict[str, Any]
 TITLES = {"vit": "embedded ViT", "dinov2": "DINOv2 ViT-S/14", "minilm": "MiniLM"}
 
 
@@ -27,30 +28,9 @@ class Group:
         """Return the scores' names, the one that counts first."""
         return tuple(self.ours.scores)
 
-    def best_rival(self, name: str) -> Scored:
-        """Return the rival that is best by a score."""
-        return min(self.rivals, key=lambda scored: _loss(scored.scores[name]))
-
-    def is_best(self, name: str) -> bool:
-        """Return whether no rival is better than rankfold by a score."""
-        return _loss(self.ours.scores[name]) <= _loss(self.best_rival(name).scores[name])
-
-    def wholly_better(self, name: str) -> list[Scored]:
-        """Return the rivals whose whole interval of the difference to rankfold's lies on the better side."""
-        return [rival for rival in self.rivals if _is_better(self.difference(rival, name), self.ours.scores[name])]
-
     def difference(self, rival: Scored, name: str) -> Interval:
         """Return a rival's score less rankfold's, with its paired interval over the test samples."""
         return paired_interval(self.ours.scores[name], rival.scores[name])
-
-
-def _loss(measure: Measure) -> float:
-    """Return what is less where a score is better: distances are roots, accuracies and cosines are not."""
-    return measure.value if measure.root else -measure.value
-
-
-def _is_better(difference: Interval, measure: Measure) -> bool:
-    return difference.high < 0 if measure.root else difference.low > 0
 
 
 def label(scored: Scored) -> str:
@@ -84,58 +64,14 @@ def _written(found: Interval) -> str:
     return f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
 
-def short_table(groups: Sequence[Group]) -> str:
-    """Return one line per model, size and score: rankfold, the rivals with uniform ranks, and the best rival of all."""
-    head = ("", "keep", "original", OURS, *RIVALS, "best rival at any ranks", "it less rankfold")
-    return markdown(head, [line for place in (0, 1) for group in groups for line in _short_lines(group, place)])
+def rows_of(groups: Sequence[Group]) -> list[Row]:
+    """Return a row for each candidate, as the results file has it: rankfold's first of each size."""
+    return [_row(group, scored) for group in groups for scored in (group.ours, *group.rivals)]
 
 
-def _short_lines(group: Group, place: int) -> list[tuple[str, ...]]:
-    """Return the line of one of a group's scores, none where it has not so many."""
-    if place >= len(group.names):
-        return []
-    name = group.names[place]
-    best, subject = group.best_rival(name), group.original.candidate.subject
-    uniform = {s.candidate.basis: s for s in group.rivals if s.candidate.allocation == UNIFORM}
-    values = [f"{uniform[basis].scores[name].value:.4f}" if basis in uniform else "" for basis in RIVALS]
-    mine, first = (f"{scored.scores[name].value:.4f}" for scored in (group.ours, group.original))
-    return [
-        (
-            f"{TITLES.get(subject, subject)}, {name}",
-            f"{group.ours.candidate.keep:.2f}",
-            first,
-            f"**{mine}**" if group.is_best(name) else mine,
-            *values,
-            f"{best.scores[name].value:.4f}, {_short_label(best)}",
-            _written(group.difference(best, name)),
-        )
-    ]
-
-
-def _short_label(scored: Scored) -> str:
-    ranks = {UNIFORM: "uniform", ENERGY: "normalised energy", OURS: "rankfold's"}[scored.candidate.allocation]
-    return f"{scored.candidate.basis}, {ranks}"
-
-
-def bars(groups: Sequence[Group]) -> str:
-    """Return in how many rows rankfold is the best point, and in how many a rival is surely better."""
-    first = [group.is_best(group.names[0]) for group in groups]
-    beaten = [group for group in groups if group.wholly_better(group.names[0])]
-    return (
-        f"By the first score of each model rankfold is the best point in {sum(first)} of {len(first)} rows, and a"
-        f" rival's paired 95 % interval ({RESAMPLES:,} resamples of the test samples) lies wholly on the better side in"
-        f" {len(beaten)}."
-    )
-
-
-def content(groups: Sequence[Group]) -> dict[str, Any]:
-    """Return all of it for the results file."""
-    return {"rows": [_row(group, scored) for group in groups for scored in (group.ours, *group.rivals)]}
-
-
-def _row(group: Group, scored: Scored) -> dict[str, Any]:
+def _row(group: Group, scored: Scored) -> Row:
     candidate = scored.candidate
-    row: dict[str, Any] = {
+    row: Row = {
         "subject": candidate.subject,
         "keep": candidate.keep,
         "basis": candidate.basis,
@@ -143,8 +79,85 @@ def _row(group: Group, scored: Scored) -> dict[str, Any]:
         "kept": scored.kept,
         "size_bytes": scored.size_bytes,
         "scores": {name: measure.value for name, measure in scored.scores.items()},
+        "less_is_better": {name: measure.root for name, measure in scored.scores.items()},  # distances are roots
         "original": {name: measure.value for name, measure in group.original.scores.items()},
     }
     if scored is not group.ours:
         row["less_rankfold"] = {name: vars(group.difference(scored, name)) for name in group.names}
     return row
+
+
+def short_table(rows: Sequence[Row]) -> str:
+    """Return one line per model, size and score: rankfold, the rivals with uniform ranks, and the best rival of all."""
+    head = ("", "keep", "original", OURS, *RIVALS, "best rival at any ranks", "it less rankfold")
+    return markdown(head, [line for place in (0, 1) for size in _sizes(rows) for line in _short_lines(size, place)])
+
+
+def bars(rows: Sequence[Row]) -> str:
+    """Return in how many rows rankfold is the best point, and in how many a rival is surely better."""
+    sizes = [(size, next(iter(size[0]["scores"]))) for size in _sizes(rows)]
+    best = sum(is_best(*size) for size in sizes)
+    beaten = sum(bool(wholly_better(*size)) for size in sizes)
+    return (
+        f"By the first score of each model rankfold is the best point in {best} of {len(sizes)} rows, and a rival's"
+        f" paired 95 % interval ({RESAMPLES:,} resamples of the test samples) lies wholly on the better side in"
+        f" {beaten}."
+    )
+
+
+def best_rival(size: Sequence[Row], name: str) -> Row:
+    """Return the rival that is best by a score; `size` are the rows of one model and size, rankfold's first."""
+    return min(size[1:], key=lambda row: _loss(row, name))
+
+
+def is_best(size: Sequence[Row], name: str) -> bool:
+    """Return whether no rival is better than rankfold by a score."""
+    return _loss(size[0], name) <= _loss(best_rival(size, name), name)
+
+
+def wholly_better(size: Sequence[Row], name: str) -> list[Row]:
+    """Return the rivals whose whole interval of the difference to rankfold's lies on the better side."""
+    return [row for row in size[1:] if _surely_better(row["less_rankfold"][name], less=row["less_is_better"][name])]
+
+
+def _surely_better(difference: Row, *, less: bool) -> bool:
+    return bool(difference["high"] < 0 if less else difference["low"] > 0)
+
+
+def _loss(row: Row, name: str) -> float:
+    """Return what is less where a score is better."""
+    value: float = row["scores"][name]
+    return value if row["less_is_better"][name] else -value
+
+
+def _sizes(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows of each model and size, in their order."""
+    found: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["subject"], row["keep"]), []).append(row)
+    return list(found.values())
+
+
+def _short_lines(size: Sequence[Row], place: int) -> list[tuple[str, ...]]:
+    """Return the line of one of the scores of a size, none where it has not so many."""
+    ours, names = size[0], list(size[0]["scores"])
+    if place >= len(names):
+        return []
+    name = names[place]
+    best = best_rival(size, name)
+    uniform = {row["basis"]: row["scores"][name] for row in size[1:] if row["allocation"] == UNIFORM}
+    mine = f"{ours['scores'][name]:.4f}"
+    return [
+        (
+            f"{TITLES.get(ours['subject'], ours['subject'])}, {name}",
+            f"{ours['keep']:.2f}",
+            f"{ours['original'][name]:.4f}",
+            f"**{mine}**" if is_best(size, name) else mine,
+            *(f"{uniform[basis]:.4f}" if basis in uniform else "" for basis in RIVALS),
+            f"{best['scores'][name]:.4f}, {best['basis']}, {_RANKS[best['allocation']]}",
+            _written(Interval(**best["less_rankfold"][name])),
+        )
+    ]
+
+
+_RANKS = {UNIFORM: "uniform", ENERGY: "normalised energy", OURS: "rankfold's"}

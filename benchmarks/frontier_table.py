@@ -2,19 +2,20 @@
 
 At each kept share: rankfold with all its defaults, every rival basis with uniform ranks and with the ranks that
 rankfold chose, and the best of them with ranks of equal normalised energy. Every scored candidate is written to the
-work folder at once and not computed again, so a run that was stopped goes on where it was. With all models and sizes
-there, `results/frontier.json` and the tables in the README are rewritten.
+work folder at once and not computed again, so a run that was stopped goes on where it was. A model of which nothing is
+left out takes its place in `results/frontier.json` and in the README's table, beside those that are there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.candidates import ENERGY, OURS, UNIFORM, Bench, Scored
-from benchmarks.common import write_results
-from benchmarks.frontier_summary import Group, bars, content, long_table, short_table
+from benchmarks.common import RESULTS, write_results
+from benchmarks.frontier_summary import Group, Row, bars, long_table, rows_of, short_table
 from benchmarks.rivals import RIVALS
 from benchmarks.subjects import SUBJECTS
 from rankfold.runtime_calib.threads import limited_threads
@@ -33,12 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--fast", action="store_true", help="the short scores: fewer test samples")
     chosen = parser.parse_args(arguments)
     chosen.work.mkdir(parents=True, exist_ok=True)
-    groups = [group for name in chosen.subject for group in _groups(name, chosen)]
+    whole = all(getattr(chosen, name) == parser.get_default(name) for name in ("keeps", "rivals", "fast"))
     for name in chosen.subject:
-        print(long_table(name, [group for group in groups if group.original.candidate.subject == name]), end="\n\n")
-    whole = {name: getattr(chosen, name) == parser.get_default(name) for name in ("subject", "keeps", "rivals", "fast")}
-    if all(whole.values()):
-        write_results("frontier", content(groups), f"{short_table(groups)}\n\n{bars(groups)}")
+        groups = _groups(name, chosen)
+        print(long_table(name, groups), end="\n\n")
+        if whole:
+            rows = _beside(rows_of(groups))
+            write_results("frontier", {"rows": rows}, f"{short_table(rows)}\n\n{bars(rows)}")
+
+
+def _beside(new: list[Row]) -> list[Row]:
+    """Return rows with those that the results file has of other models, in the order of `SUBJECTS`."""
+    file, subject = RESULTS / "frontier.json", new[0]["subject"]
+    old = json.loads(file.read_text())["rows"] if file.exists() else []
+    rows = [*(row for row in old if row["subject"] != subject), *new]
+    return sorted(rows, key=lambda row: list(SUBJECTS).index(row["subject"]))
 
 
 def _groups(name: str, chosen: argparse.Namespace) -> list[Group]:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from benchmarks.candidates import OURS, UNIFORM, Candidate, Scored
-from benchmarks.frontier_summary import Group, bars, content, long_table, short_table
+from benchmarks.frontier_summary import (
+    Group,
+    Row,
+    bars,
+    best_rival,
+    is_best,
+    long_table,
+    rows_of,
+    short_table,
+    wholly_better,
+)
 from benchmarks.intervals import Measure, mean_of
 
 SAMPLES = 400
@@ -29,29 +39,33 @@ def group(rival: Scored) -> Group:
     )
 
 
+def rows(rival: Scored) -> list[Row]:
+    return rows_of([group(rival)])
+
+
 def test_a_smaller_distance_and_a_larger_share_are_better() -> None:
-    found = group(scored("AFM", 0.3, 0.95))
-    assert found.best_rival("relative L2").candidate.basis == "AFM"
-    assert found.is_best("relative L2")
-    assert not found.is_best("accuracy")
-    assert [rival.candidate.basis for rival in found.wholly_better("accuracy")] == ["AFM"]
-    assert found.wholly_better("relative L2") == []
-    assert bars([found]).startswith("By the first score of each model rankfold is the best point in 1 of 1 rows")
-    assert bars([found]).endswith("lies wholly on the better side in 0.")
+    found = rows(scored("AFM", 0.3, 0.95))
+    assert best_rival(found, "relative L2")["basis"] == "AFM"
+    assert is_best(found, "relative L2")
+    assert not is_best(found, "accuracy")
+    assert [rival["basis"] for rival in wholly_better(found, "accuracy")] == ["AFM"]
+    assert wholly_better(found, "relative L2") == []
+    assert bars(found).startswith("By the first score of each model rankfold is the best point in 1 of 1 rows")
+    assert bars(found).endswith("lies wholly on the better side in 0.")
 
 
 def test_a_rival_that_is_surely_better_is_counted() -> None:
-    found = group(scored("AFM", 0.19, 0.9))
-    assert [rival.candidate.basis for rival in found.wholly_better("relative L2")] == ["AFM"]
-    assert "in 0 of 1 rows" in bars([found])
-    assert bars([found]).endswith("lies wholly on the better side in 1.")
+    found = rows(scored("AFM", 0.19, 0.9))
+    assert [rival["basis"] for rival in wholly_better(found, "relative L2")] == ["AFM"]
+    assert "in 0 of 1 rows" in bars(found)
+    assert bars(found).endswith("lies wholly on the better side in 1.")
 
 
 def test_within_the_noise_a_better_point_is_not_surely_better() -> None:
     found = group(scored("AFM", 0.172, 0.9, noise=0.1))  # √(.172² + .1²) is about .2
     named = found.difference(found.rivals[0], "relative L2")
     assert named.low < 0 < named.high
-    assert found.wholly_better("relative L2") == []
+    assert wholly_better(rows_of([found]), "relative L2") == []
 
 
 def test_tables_and_results_hold_every_candidate() -> None:
@@ -63,12 +77,12 @@ def test_tables_and_results_hold_every_candidate() -> None:
         "| keep 0.50, AFM, rankfold ranks",
         "| keep 0.50, ASVD, uniform ranks",
     ]
-    first, second = short_table([found]).splitlines()[2:]
+    first, second = short_table(rows_of([found])).splitlines()[2:]
     assert first.startswith(
         "| embedded ViT, relative L2 | 0.50 | 0.0000 | **0.2000** |  | 0.5000 |  |  | 0.3000, AFM, rankf"
     )
     assert second.startswith("| embedded ViT, accuracy | 0.50 | 1.0000 | 0.9000 |")
-    rows = content([found])["rows"]
-    assert [row["basis"] for row in rows] == [OURS, "AFM", "ASVD"]
-    assert rows[1]["less_rankfold"]["relative L2"]["difference"] == pytest.approx(0.1)
-    assert "less_rankfold" not in rows[0]
+    made = rows_of([found])
+    assert [row["basis"] for row in made] == [OURS, "AFM", "ASVD"]
+    assert made[1]["less_rankfold"]["relative L2"]["difference"] == pytest.approx(0.1)
+    assert "less_rankfold" not in made[0]

@@ -111,3 +111,13 @@ def test_scores_survive_their_files(tmp_path: Path) -> None:
         assert found.scores[name].value == pytest.approx(measure.value, rel=1e-7)
         assert found.scores[name].root == measure.root
     assert json.loads((tmp_path / "s.json").read_text())["scores"]["b, c"]["value"] == scores["b, c"].value
+
+
+def test_a_model_takes_its_place_beside_those_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frontier_table, "RESULTS", tmp_path)
+    assert [row["n"] for row in frontier_table._beside([{"subject": "minilm", "n": 0}])] == [0]
+    old = [{"subject": "minilm", "n": 1}, {"subject": "dinov2", "n": 2}]
+    (tmp_path / "frontier.json").write_text(json.dumps({"rows": old}))
+    found = frontier_table._beside([{"subject": "minilm", "n": 3}, {"subject": "minilm", "n": 4}])
+    assert [row["n"] for row in found] == [2, 3, 4]
+    assert [row["subject"] for row in frontier_table._beside([{"subject": "vit"}])] == ["vit", "dinov2", "minilm"]
