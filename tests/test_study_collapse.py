@@ -16,7 +16,7 @@ from benchmarks.studies.image_sets import Counts
 from study_examples import image_set, redirect
 
 COUNTS = Counts(48, 0, 20)
-SCALE = Scale(COUNTS, epochs=1, measured=24, width=0.0625, decays=(1e-3, 1e-1))
+SCALE = Scale(COUNTS, epochs=1, batch=8, measured=24, width=0.0625, decays=(1e-3, 1e-1))
 
 
 def subject(name: str) -> Subject:
@@ -24,11 +24,7 @@ def subject(name: str) -> Subject:
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet"])
-def test_a_run_is_trained_and_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    standard = runs.STANDARD["mlp"]
-    monkeypatch.setitem(runs.STANDARD, "mlp", replace(standard, recipe=replace(standard.recipe, batch=8)))
+def test_a_run_is_trained_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     here, made = Place(tmp_path, threads=1), subject(name)
     row = runs.trained(here, made, 0.1, 3)
     assert (row["weight_decay"], row["seed"], row["epoch"]) == (0.1, 3, 1)
@@ -88,7 +84,7 @@ def test_the_study_is_kept_and_its_results_are_written_once_all_is_there(
     subjects = [replace(subject(name), scale=replace(SCALE, decays=study.DECAYS)) for name in ("mlp", "resnet")]
     study.study(here, subjects)
     assert len(calls) == len(set(calls)) == 2 * 2 * 15
-    assert calls[:2] == [("train", "mlp", 1e-4, 0), ("measure", "mlp", 1e-4, 0)]
+    assert calls[:2] == [("train", "mlp", 3e-4, 0), ("measure", "mlp", 3e-4, 0)]
     study.study(here, subjects)
     assert len(calls) == 60  # nothing twice
     page = (tmp_path / "studies.md").read_text()
@@ -111,7 +107,7 @@ def check_page(page: str) -> None:
         "| network, weight decay | training accuracy, % | test accuracy, % | mean effective rank"
     )
     assert lines[4] == (
-        "| MLP, Fashion-MNIST, 0.0001 | 100.00 ± 0.00 | 81.00 ± 1.00 | 6.0 ± 0.3 | 1.5 ± 0.0 | 0.060 ± 0.003 |"
+        "| MLP, Fashion-MNIST, 0.0003 | 100.00 ± 0.00 | 81.00 ± 1.00 | 6.0 ± 0.3 | 1.5 ± 0.0 | 0.060 ± 0.003 |"
     )
     assert len([line for line in lines if line.startswith("| ResNet, CIFAR-10, 0")]) == len(study.DECAYS)
     assert "| MLP, Fashion-MNIST, head | - | - | - | - |" in lines
@@ -119,6 +115,7 @@ def check_page(page: str) -> None:
     assert one.count("-1.00 (-1.00 to -1.00)") == 2
     assert one.count("+1.00 (+1.00 to +1.00)") == 2
     assert any(line.startswith("| ResNet, CIFAR-10, all layers | -") for line in lines)
+    assert "![Rank of each layer by weight decay](pictures/collapse-decay.svg)" in lines
 
 
 def check_pictures(folder: Path) -> None:

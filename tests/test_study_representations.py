@@ -140,7 +140,11 @@ def check_page(page: str) -> None:
     assert lines[7].startswith("| 95 % over test images | +0.00 to +0.00 | +")
     assert {line.count("|") for line in lines[2:8]} == {15}
     assert "| rank-0.25-weight-0.1 (chosen) | 100.00 | 75.00 | layer3 0.100, layer4 0.200 |" in lines
-    assert lines[-1] == "end"
+    assert lines[-3:] == [
+        "![Accuracy under attack](pictures/representations-robust.svg)",
+        f"<!-- {study.NAME}: end -->",
+        "end",
+    ]
 
 
 def check_pictures(folder: Path) -> None:

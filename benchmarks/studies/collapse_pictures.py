@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.studies.collapse_summary import MEASURES, TITLES, layers_of, of, read_layers, values_of
+from benchmarks.studies.collapse_summary import MEASURES, layers_of, of, read_layers, values_of
+from benchmarks.studies.collapse_summary import TITLES as NETWORKS
 from benchmarks.studies.tasks import Row
 from rankfold.tools.pictures import Picture
 
 DECAY = "collapse-decay.svg"
 VARIABILITY = "collapse-variability.svg"
+TITLES = {
+    DECAY: "Rank of each layer by weight decay",
+    VARIABILITY: "Rank of each layer by the within-class variability of what it reads",
+}
 _SHOWN = ("effective_rank", "distance_to_classes")
 _WIDTH, _HEIGHT = 4.6, 3.4  # inches of one panel
 
@@ -35,7 +40,7 @@ def _draw(figure: Any, *, found: Row, networks: Sequence[str], panel: Any) -> No
         runs = of(found["runs"], network)
         for axes, measure in zip(line, _SHOWN, strict=True):
             panel(axes, runs, measure)
-            axes.set_title(TITLES[network], fontsize=9)
+            axes.set_title(NETWORKS[network], fontsize=9)
             axes.set_ylabel(MEASURES[measure])
             axes.grid(visible=True, alpha=0.3)
         _explain(figure, line, runs, panel)

@@ -33,7 +33,7 @@ class Scale:
 
     Attributes:
         counts: Of the images.
-        epochs: Of each run.
+        epochs, batch: Of each run. Small batches make more steps of few images, and weight decay works by the step.
         measured: Training images that collapse is measured on.
         width: Factor of the MLP's features; of the ResNet, of the channels of `ResNetShape`.
         decays: The weight decays, from the smallest on.
@@ -41,6 +41,7 @@ class Scale:
 
     counts: Counts
     epochs: int
+    batch: int
     measured: int
     width: float
     decays: tuple[float, ...]
@@ -76,7 +77,7 @@ def reference_of(subject: Subject) -> Reference[Shape]:
     Images that are moved are harder to know by heart, and collapse is what follows upon knowing them all.
     """
     images, scale, standard = subject.images.training, subject.scale, STANDARD["mlp"]
-    recipe = replace(standard.recipe, epochs=scale.epochs, shift=0)
+    recipe = replace(standard.recipe, epochs=scale.epochs, batch=scale.batch, shift=0)
     shape: Shape
     if subject.name == "mlp":
         sizes = Sizes(images.image_size, images.channels, len(images.classes), scale.width)

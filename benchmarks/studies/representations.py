@@ -23,7 +23,7 @@ from typing import get_args
 
 from benchmarks.common import PICTURES, RESULTS, STUDIES, write_between, write_results
 from benchmarks.studies.image_sets import Counts, cifar10
-from benchmarks.studies.representations_pictures import pictures
+from benchmarks.studies.representations_pictures import TITLES, pictures
 from benchmarks.studies.representations_runs import (
     EPS,
     KEEPS,
@@ -52,8 +52,8 @@ PLAIN, LOW_RANK = "plain", "low-rank"
 SMALL = Scale(
     width=0.25,
     counts=Counts(10_000, 2_000, 10_000),
-    epochs=15,
-    choosing_epochs=8,
+    epochs=24,
+    choosing_epochs=10,
     calibration=256,
     measured=1_000,
     attacked=300,
@@ -105,15 +105,20 @@ def study(place: Place) -> None:
     }
     rows = finished(tasks_of(place), place.work, settings)
     found = content(settings, rows, chosen_term(rows).name)
-    write_results(NAME, found, table(found), folder=RESULTS / "studies", page=STUDIES)
+    write_results(NAME, found, page_part(found), folder=RESULTS / "studies", page=STUDIES)
     _draw(found)
 
 
 def redraw() -> None:
     """Write pictures and table again from the committed results."""
     found = json.loads((RESULTS / "studies" / f"{NAME}.json").read_text())
-    write_between(NAME, table(found), STUDIES)
+    write_between(NAME, page_part(found), STUDIES)
     _draw(found)
+
+
+def page_part(found: Row) -> str:
+    """Return what the page of studies shows: the tables and the pictures."""
+    return "\n\n".join([table(found), *(f"![{TITLES[name]}](pictures/{name})" for name in pictures(found))])
 
 
 def _draw(found: Row) -> None:
@@ -169,7 +174,7 @@ def _choosing_fold(place: Place, run: Run, _: Rows) -> Row:
     return folded(place, run, CHOSEN_AT, choosing=True)
 
 
-_EPOCH_MINUTES, _FOLD_MINUTES, _RANKS_MINUTES, _ATTACK_MINUTES = 0.4, 0.6, 0.1, 0.8
+_EPOCH_MINUTES, _FOLD_MINUTES, _RANKS_MINUTES, _ATTACK_MINUTES = 0.25, 0.06, 0.02, 0.18
 
 
 if __name__ == "__main__":

@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from benchmarks.studies.representations_summary import CONDITIONS, TITLES
+from benchmarks.studies.representations_summary import CONDITIONS
+from benchmarks.studies.representations_summary import TITLES as LABELS
 from benchmarks.studies.tasks import Row
 from rankfold.tools.pictures import Picture
 
 RANKS = "representations-ranks.svg"
 KEPT = "representations-kept.svg"
 ROBUST = "representations-robust.svg"
+TITLES = {
+    RANKS: "Rank of activations by stage, with and without the term",
+    KEPT: "Test accuracy by the share of the parameters kept",
+    ROBUST: "Accuracy under attack",
+}
 _WIDE, _NARROW = (9.0, 3.8), (5.5, 3.8)
 _COLOURS = dict(zip(CONDITIONS, ("C0", "C1"), strict=True))
 _POINTS = 100.0
@@ -73,7 +79,7 @@ def _spread(found: Row, condition: str, name: str) -> Row:
 def _band(axes: Any, places: Sequence[float], figures: Sequence[Row], condition: str, scale: float = 1.0) -> None:
     """Draw means, and the extremes of the seeds as a band."""
     colour = _COLOURS[condition]
-    axes.plot(places, [scale * part["mean"] for part in figures], ".-", color=colour, label=TITLES[condition])
+    axes.plot(places, [scale * part["mean"] for part in figures], ".-", color=colour, label=LABELS[condition])
     low, high = ([scale * part[side] for part in figures] for side in ("min", "max"))
     axes.fill_between(places, low, high, color=colour, alpha=0.25, linewidth=0)
 
