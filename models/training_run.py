@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -164,7 +164,7 @@ class Run:
             "history": self.history,
             **{name: part.state_dict() for name, part in self.stateful.items()},
         }
-        _save_whole(state, self.folder / "checkpoint.pt")
+        save_whole(state, self.folder / "checkpoint.pt")
 
     def train_epoch(self, images: Tensor, labels: Tensor) -> float:
         """Train over all images (count, channels, size, size) once, in whole batches, and return the mean loss.
@@ -179,8 +179,7 @@ class Run:
                 f"{len(images)} training images; one batch takes {self.recipe.batch}; set a smaller batch (--batch)"
             )
         self.model.train()
-        order = torch.randperm(len(images), generator=self.generator)
-        batches = order[: len(order) // self.recipe.batch * self.recipe.batch].split(self.recipe.batch)
+        batches = shuffled_batches(len(images), self.recipe.batch, self.generator)
         total = 0.0
         for index, chosen in enumerate(batches):
             self._set_rates(self.epoch * len(batches) + index, len(batches))
@@ -205,13 +204,7 @@ class Run:
             loss = loss + self.extra_loss(self.model)
         if self.low_rank is not None:
             loss = loss + self.low_rank.loss()
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(now, 1 - self.recipe.average)
+        take_step(loss, self.optimizer, self.model, self.average, kept=self.recipe.average)
         return loss.item()
 
     def finish_epoch(self, loss: float, images: Tensor, labels: Tensor) -> None:
@@ -221,11 +214,31 @@ class Run:
         self.history.append((loss, score))
         if score > self.best:
             self.best, self.best_epoch = score, self.epoch
-            _save_whole(self.average.state_dict(), self.folder / "best.pt")
+            save_whole(self.average.state_dict(), self.folder / "best.pt")
         self.save()
 
 
-def _save_whole(state: dict[str, Any], path: Path) -> None:
+def shuffled_batches(count: int, batch: int, generator: torch.Generator) -> Sequence[Tensor]:
+    """Return the numbers of images in whole batches, each (batch,), in a new order; what fills none is left out."""
+    order = torch.randperm(count, generator=generator)
+    return order[: count // batch * batch].split(batch)
+
+
+def take_step(
+    loss: Tensor, optimizer: torch.optim.Optimizer, model: nn.Module, average: nn.Module, *, kept: float
+) -> None:
+    """Take a step by a loss, gradients clipped to norm 1, and move the averaged weights, of which `kept` stays."""
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        for mean, now in zip(average.parameters(), model.parameters(), strict=True):
+            mean.lerp_(now, 1 - kept)
+
+
+def save_whole(state: dict[str, Any], path: Path) -> None:
+    """Save a state with torch, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     torch.save(state, partial)
     os.replace(partial, path)

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from benchmarks.studies import page as page_module
 from benchmarks.studies.image_sets import Counts, ImageSet, divided
 
 from rankfold.models.labelled_images import LabelledImages
@@ -31,4 +32,4 @@ def redirect(study: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     page = folder / "studies.md"
     page.write_text(f"# Studies\n<!-- {study.NAME}: begin -->\nNot measured yet.\n<!-- {study.NAME}: end -->\nend\n")
     for name, place in (("RESULTS", folder / "results"), ("STUDIES", page), ("PICTURES", folder / "pictures")):
-        monkeypatch.setattr(study, name, place)
+        monkeypatch.setattr(page_module, name, place)

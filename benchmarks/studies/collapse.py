@@ -13,7 +13,6 @@ chosen on test images.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -21,17 +20,17 @@ from itertools import product
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.common import PICTURES, RESULTS, STUDIES, write_between, write_results
 from benchmarks.studies.collapse_pictures import TITLES, pictures
 from benchmarks.studies.collapse_runs import Place, Scale, Subject, measured, trained
 from benchmarks.studies.collapse_summary import content, table
 from benchmarks.studies.image_sets import Counts, cifar10, fashion_images
+from benchmarks.studies.page import Page
 from benchmarks.studies.tasks import Row, Rows, Task, finished
 from rankfold.runtime_calib.threads import available_cpus
-from rankfold.tools.pictures import write_pictures
 from rankfold.values import Provider
 
 NAME = "collapse"
+PAGE = Page(NAME, table, pictures, TITLES)
 SEEDS = (0, 1, 2)
 DECAYS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # both networks still learn at the largest; a smaller one does little so soon
 SMALL = {
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--redraw", action="store_true", help="pictures and table from the results alone")
     chosen = parser.parse_args(arguments)
     if chosen.redraw:
-        redraw()
+        PAGE.redraw()
         return
     if chosen.work is None:
         parser.error("give --work, or --redraw")
@@ -78,25 +77,7 @@ def study(place: Place, subjects: Sequence[Subject]) -> None:
     }
     rows = finished(tasks_of(place, subjects), place.work, settings)
     found = content(settings, rows)
-    write_results(NAME, found, page_part(found), folder=RESULTS / "studies", page=STUDIES)
-    _draw(found)
-
-
-def redraw() -> None:
-    """Write pictures and table again from the committed results."""
-    found = json.loads((RESULTS / "studies" / f"{NAME}.json").read_text())
-    write_between(NAME, page_part(found), STUDIES)
-    _draw(found)
-
-
-def page_part(found: Row) -> str:
-    """Return what the page of studies shows: the tables and the pictures."""
-    return "\n\n".join([table(found), *(f"![{TITLES[name]}](pictures/{name})" for name in pictures(found))])
-
-
-def _draw(found: Row) -> None:
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    print(*write_pictures(PICTURES, pictures(found)), sep="\n")
+    PAGE.publish(found)
 
 
 def tasks_of(place: Place, subjects: Sequence[Subject]) -> list[Task]:

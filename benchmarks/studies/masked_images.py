@@ -7,7 +7,6 @@ are scaled to mean 0 and variance 1 within each patch, as He et al. 2022 (arXiv 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from rankfold.models.networks import build
 from rankfold.models.recipe import Recipe, augment, build_optimizer, rate_at
-from rankfold.models.training_run import as_pixels
+from rankfold.models.training_run import as_pixels, save_whole, shuffled_batches, take_step
 from rankfold.models.vit import ViT, ViTShape
 
 HIDDEN = 0.6  # share of the patches, SimMIM's
@@ -140,8 +139,7 @@ class _State:
         """Train over all images once, in whole batches, checkpoint, and return the mean loss."""
         self.model.train()
         recipe, total = self.recipe, 0.0
-        order = torch.randperm(len(images), generator=self.generator)
-        batches = order[: len(order) // recipe.batch * recipe.batch].split(recipe.batch)
+        batches = shuffled_batches(len(images), recipe.batch, self.generator)
         for index, chosen in enumerate(batches):
             rate = rate_at(self.epoch * len(batches) + index, len(batches), recipe)
             for group in self.optimizer.param_groups:
@@ -157,17 +155,10 @@ class _State:
         hidden = hide(len(images), tokens, self.generator).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             loss: Tensor = self.model(images.to(self.device), hidden)
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(now, 1 - self.recipe.average)
+        take_step(loss, self.optimizer, self.model, self.average, kept=self.recipe.average)
         return loss.item()
 
     def _save(self) -> None:
-        partial = self.file.with_name(self.file.name + ".partial")
         content = {
             "settings": self.settings,
             "model": self.model.state_dict(),
@@ -178,5 +169,4 @@ class _State:
             "epoch": self.epoch,
             "losses": self.losses,
         }
-        torch.save(content, partial)
-        os.replace(partial, self.file)
+        save_whole(content, self.file)
