@@ -221,7 +221,8 @@ class Run:
 def shuffled_batches(count: int, batch: int, generator: torch.Generator) -> Sequence[Tensor]:
     """Return the numbers of images in whole batches, each (batch,), in a new order; what fills none is left out."""
     order = torch.randperm(count, generator=generator)
-    return order[: count // batch * batch].split(batch)
+    batches: Sequence[Tensor] = order[: count // batch * batch].split(batch)
+    return batches
 
 
 def take_step(
