@@ -12,7 +12,7 @@ from rankfold.values import FloatArray
 
 # Strength of the squared penalty against the summed loss. 1 is scikit-learn's default; nothing was tuned.
 _PENALTY = 1.0
-_STEPS = 500
+_BOUNDS = {"maxiter": 20_000, "maxfun": 20_000}  # correlated features take thousands of steps
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def fitted(features: FloatArray, labels: NDArray[np.integer]) -> Probe:
         slope = np.vstack([rows.T @ away + _PENALTY * solution[:-1], away.sum(axis=0)])
         return float(value + _PENALTY / 2 * (solution[:-1] ** 2).sum()), slope.ravel()
 
-    found = optimize.minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": _STEPS})
+    found = optimize.minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options=_BOUNDS)
     if not found.success:
         raise RuntimeError(f"the probe did not converge: {found.message}")
     solution = found.x.reshape(shape)

@@ -42,6 +42,12 @@ class Rows:
         """Return the number of samples."""
         return sum(map(sample_count, self.feeds))
 
+    def first(self, samples: int) -> Rows:
+        """Return the first batches alone, as many as hold so many samples, or all."""
+        ends = np.cumsum([sample_count(feed) for feed in self.feeds])
+        count = int(np.searchsorted(ends, samples)) + 1
+        return replace(self, feeds=self.feeds[:count], references=self.references[:count])
+
 
 @dataclass(frozen=True)
 class Run:

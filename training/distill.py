@@ -24,7 +24,7 @@ Array = NDArray[np.generic]
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Sizes of a step relative to the tensor's, tried from the smallest on: Adam moves each number by about that, in its
 first steps at random, so that a model that is near already stands small steps only."""
-PROBE_STEPS = (4, 16)  # of each rate, fewest and most: enough for one that is too large to show it
+PROBE_STEPS = (4, 32)  # of each rate, fewest and most: enough for one that is too large to show it
 _PROBE_SHARE = 1 / 16  # of all steps, between these: the trials of all rates take a third of a short run at most
 _PROBED = 4  # lessons that judge a probe
 _WARM_UP = 0.05  # share of the steps over which the rate rises
@@ -126,7 +126,7 @@ def _begun(pupil: Pupil, schooling: Schooling) -> Progress:
     for rate in schooling.rates:
         optimizer, schedule = pupil.optimizer(rate)
         for step, lesson in enumerate(learnt):
-            schedule(min(1.0, (step + 1) / (len(learnt) // 2 + 1)))
+            schedule(_share(step, len(learnt)))  # down to nothing, as a run: while the rate is high the loss is too
             if not pupil.learn(optimizer, lesson):
                 break
         found[rate] = pupil.mean_loss(judged)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -113,10 +114,11 @@ class Pupil:
     def learn(self, optimizer: torch.optim.Optimizer, lesson: Triple) -> bool:
         """Take a step; return whether there was a finite loss to take it by."""
         optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(lesson)
-        if not bool(torch.isfinite(loss)):
-            return False
-        loss.backward()
+        with _quick_products():
+            loss = self.loss(lesson)
+            if not bool(torch.isfinite(loss)):
+                return False
+            loss.backward()
         optimizer.step()
         return True
 
@@ -152,3 +154,19 @@ class Pupil:
 
     def _placed(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
         return {name: from_array(widened_array(array)).to(self.device) for name, array in arrays.items()}
+
+
+@contextmanager
+def _quick_products() -> Iterator[None]:
+    """Let torch's CPU multiply float32 matrices as the processor does best, for as long as this is open.
+
+    Allowed to round to bfloat16, oneDNN takes over from the BLAS: two times the speed on an AVX-512 processor, where it
+    rounds nothing, and bfloat16 itself on those that have matrix units for it. Steps are taken so, nothing is judged.
+    """
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set up as torch is imported
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before

@@ -207,11 +207,13 @@ def _refit(case: Case, kept: Path | None) -> Step:
         after = case.error(case.opened(values))
         return Step(values, HealStep("refit", before, after, bool(values), ("fitted before the run was killed",)))
     found = refit(case)
+    after = case.error(case.opened(found.values))
+    values = found.values if after < before else {}
     if file is not None:
         with whole(file) as archive_file:
-            np.savez(archive_file, allow_pickle=False, **{_NAMED + name: value for name, value in found.values.items()})
+            np.savez(archive_file, allow_pickle=False, **{_NAMED + name: value for name, value in values.items()})
     notes = (f"{found.fitted} factors and {found.biased} biases alone took other values",)
-    return Step(found.values, HealStep("refit", before, found.error, bool(found.values), notes), found.skipped)
+    return Step(values, HealStep("refit", before, after, bool(values), notes), found.skipped)
 
 
 def _train(case: Case, healable: Healable, step: Step, training: Training) -> Step:
@@ -219,7 +221,7 @@ def _train(case: Case, healable: Healable, step: Step, training: Training) -> St
     schooled = train(case, healable, step.values, training)
     values = dict(step.values) | {name: np.asarray(array) for name, array in schooled.arrays.items()}
     name: How = "finetune" if training.labelled else "distill"
-    before = step.told.after
+    before = step.told.after if step.told.kept else step.told.before
     if not can_hold(case.candidate, values):
         note = "left out: its numbers do not fit in the model's float type"
         return Step(step.values, HealStep(name, before, before, False, (note,)))

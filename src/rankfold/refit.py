@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -21,7 +21,8 @@ from rankfold.values import Feed, FloatArray, Skipped
 Array = NDArray[np.generic]
 
 FEWEST_SAMPLES = 32  # rows of one image or sentence are alike: as many samples, whatever rows they have
-MOST_JUDGING = 32  # samples whose rows choose the strength; all of them judge the outputs
+MOST_JUDGING = 32  # samples whose rows choose the strength
+MOST_TRYING = 128  # samples that judge the outputs after each group, as there are dozens of groups
 MOST_ROWS_PER_DIMENSION = 64  # beyond it a fit hardly changes; what there is more is left out by a random draw
 
 
@@ -31,13 +32,11 @@ class Refitted:
 
     Attributes:
         values: New numbers by initializer.
-        error: On the samples that choose, with them.
         fitted, biased: How many folds took a new factor, and how many a new bias alone.
         skipped: The others that could not be fitted.
     """
 
     values: dict[str, Array]
-    error: float
     fitted: int
     biased: int
     skipped: tuple[Skipped, ...]
@@ -63,13 +62,13 @@ def refit(case: Case) -> Refitted:
     was fitted before; what they are fitted to is the original's.
     """
     sites, skipped = find_refit_sites(case.base, case.candidate)
-    work = _Work(case)
+    work = _Work(replace(case, choosing=case.choosing.first(MOST_TRYING)))
     groups = [list(group) for _, group in groupby(sites, key=lambda site: site.reads)]
     few: list[Skipped] = []
     with limited_threads():
         for group in case.options.progress(groups, "refitting", len(groups)):
             few.extend(work.fit(group))
-    return Refitted(work.values, work.error, work.fitted, work.biased, (*skipped, *few))
+    return Refitted(work.values, work.fitted, work.biased, (*skipped, *few))
 
 
 class _Work:
