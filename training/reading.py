@@ -54,10 +54,11 @@ class Graph:
 
 @dataclass(frozen=True)
 class _Lack:
-    """Something that is not there, and which node needs it."""
+    """Something that is not there, and which node, or which other thing of this kind, needs it."""
 
     reason: str
-    node: str
+    name: str
+    kind: str = "node"
 
 
 def read_graph(proto: ModelProto, weights: Mapping[str, NDArray[np.generic]]) -> Graph:
@@ -129,7 +130,7 @@ def _initializers(
             found[tensor.name] = from_proto(tensor) if given is None else from_array(given)
         except ModelError as error:
             found[tensor.name] = torch.empty(0)
-            lacks.append(_Lack(f"{error}, initializer {tensor.name!r}", ""))
+            lacks.append(_Lack(str(error), repr(tensor.name), "initializer"))
     return found
 
 
@@ -155,17 +156,17 @@ def _named(node: NodeProto) -> str:
 
 
 def _listed(lacks: Collection[_Lack]) -> str:
-    """Return one phrase for each reason, with how many nodes share it."""
-    nodes: dict[str, list[str]] = {}
+    """Return one phrase for each reason, with how many nodes or initializers share it."""
+    names: dict[tuple[str, str], list[str]] = {}
     for lack in lacks:
-        nodes.setdefault(lack.reason, []).append(lack.node)
-    return ", ".join(reason + _places(found) for reason, found in nodes.items())
+        names.setdefault((lack.reason, lack.kind), []).append(lack.name)
+    return ", ".join(reason + _places(kind, found) for (reason, kind), found in names.items())
 
 
-def _places(nodes: list[str]) -> str:
-    if not nodes[0]:
+def _places(kind: str, names: list[str]) -> str:
+    if not names[0]:
         return ""
-    return f" (node {nodes[0]})" if len(nodes) == 1 else f" ({len(nodes)} nodes, the first {nodes[0]})"
+    return f" ({kind} {names[0]})" if len(names) == 1 else f" ({len(names)} {kind}s, the first {names[0]})"
 
 
 def _advice(proto: ModelProto) -> str:
