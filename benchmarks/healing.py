@@ -35,7 +35,7 @@ IMAGES = 10_000
 DINO_IMAGES = 2000
 MATRICES = rankfold.Options(latency_rounds=0, include=("MatMul", "Gemm"))
 HEALING = {"vit": rankfold.Options(batch_size=32), "dinov2": rankfold.Options(batch_size=4, holdout=0.1)}
-PASSES = {"vit": 2, "dinov2": 3}
+PASSES = {"vit": 2, "dinov2": 8}
 
 
 @dataclass(frozen=True)
