@@ -20,7 +20,7 @@ FRONTIER = "frontier.json"
 PICTURE = "frontier.svg"
 _BAR_COLUMNS = 50
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-_SIZE_INCHES = (6.0, 4.0)
+_SIZE_INCHES = (9.0, 4.0)
 
 
 def plan_name(point: FrontierPoint) -> str:
@@ -111,14 +111,19 @@ def svg(found: Frontier) -> str | None:
 
 
 def _draw(figure: Any, *, found: Frontier) -> None:
-    axes = figure.add_subplot()
-    kept = [100 * point.plan.kept for point in found.points]
-    axes.plot(kept, [point.error for point in found.points], "o-", label="samples that decided nothing")
-    axes.set_xlabel("parameters of foldable weights kept, %")
-    axes.set_ylabel("relative L2 of the worst output")
-    axes.set_ylim(bottom=0)
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend()
+    """Draw the error against the size on the left, against the counted speed on the right."""
+    errors = [point.error for point in found.points]
+    size, speed = figure.subplots(1, 2, sharey=True)
+    for axes, shares, name in (
+        (size, [point.plan.kept for point in found.points], "parameters of foldable weights kept, %"),
+        (speed, [point.flops for point in found.points], "FLOPs of foldable layers (counted), %"),
+    ):
+        axes.plot([100 * share for share in shares], errors, "o-", label="samples that decided nothing")
+        axes.set_xlabel(name)
+        axes.set_ylim(bottom=0)
+        axes.grid(visible=True, alpha=0.3)
+    size.set_ylabel("relative L2 of the worst output")
+    speed.legend()
 
 
 def _bar(share: float) -> str:
