@@ -86,7 +86,7 @@ def test_a_step_that_raises_the_error_is_not_kept(tmp_path: Path, monkeypatch: p
     def worse(*_: object, **__: object) -> Trained:
         return Trained({"fc3/up": 9 * gaussian(*initializers(candidate)["fc3/up"].dims)}, 1.0, 0.5, 1e-3, 1)
 
-    monkeypatch.setattr("rankfold.heal_model.train", worse)
+    monkeypatch.setattr("rankfold.heal_steps.train", worse)
     healed = heal(base, candidate, [rows()], how="distill", output=tmp_path / "healed.onnx", options=QUICK)
     assert [step.kept for step in healed.steps] == [plain.steps[0].kept, False]
     assert healed.steps[1].after > healed.steps[1].before
@@ -119,7 +119,7 @@ def test_what_half_precision_cannot_hold_is_left_out(tmp_path: Path, monkeypatch
     def too_large(*_: object, **__: object) -> Trained:
         return Trained({"fc3/up": np.full(shape, 1e5)}, 1.0, 0.5, 1e-3, 1)  # float16 ends at 65,504
 
-    monkeypatch.setattr("rankfold.heal_model.train", too_large)
+    monkeypatch.setattr("rankfold.heal_steps.train", too_large)
     healed = heal(base, candidate, [rows(half=True)], how="distill", output=tmp_path / "healed.onnx", options=QUICK)
     assert [step.kept for step in healed.steps] == [True, False]
     assert healed.steps[1].notes == ("left out: its numbers do not fit in the model's float type",)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rankfold.errors import OptionsError
 from rankfold.findings import Healing
-from rankfold.heal_model import check_pair, open_case, taken, write_healed
+from rankfold.heal_model import check_pair, open_case, write_healed
+from rankfold.heal_steps import taken
 from rankfold.healing import How
 from rankfold.lessons import check_torch
 from rankfold.options import Options

@@ -6,15 +6,15 @@ import os
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankfold.errors import CalibrationDataError, ModelError, OptionsError
-from rankfold.findings import Discrepancy, Healing, HealStep
+from rankfold.findings import Discrepancy, Healing
+from rankfold.heal_steps import Step, taken
 from rankfold.healing import HOWS, Case, Healed, How
-from rankfold.lessons import Training, check_torch, train
+from rankfold.lessons import check_torch
 from rankfold.measures import versions
 from rankfold.memory import runs_lean
 from rankfold.opening import with_outputs
@@ -22,17 +22,15 @@ from rankfold.options import Options, check_options
 from rankfold.passes.graph_checks import check_measurable
 from rankfold.passes.healable import Healable, find_healable
 from rankfold.passes.model_file import Model, input_specs, load_model, output_names
-from rankfold.passes.replaced import can_hold, changed_by, with_values
+from rankfold.passes.replaced import changed_by, with_values
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
 from rankfold.reading import data_fingerprint
-from rankfold.refit import refit
 from rankfold.runtime_calib.checkpoint import Run as KeptRun
-from rankfold.runtime_calib.checkpoint_folder import check_outside, checkpoint_folder, whole
+from rankfold.runtime_calib.checkpoint_folder import check_outside, checkpoint_folder
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import DataLike, Parting, Unit, hold_out, open_source
 from rankfold.runtime_calib.shelf import Shelf
 from rankfold.runtime_calib.trials import Run, reference_rows
-from rankfold.values import Skipped
 
 Array = NDArray[np.generic]
 PathLike = str | os.PathLike[str]
@@ -40,16 +38,6 @@ PathLike = str | os.PathLike[str]
 PASSES = 4
 _CHOOSING_SHARE = 0.25  # of the memory, for the samples that choose, which stay in it
 _MOST_CHOOSING = 1024  # samples: more tell no more, and each look at them takes longer
-_NAMED = "value "  # before each name in a file, so that none is taken for a parameter of the function that writes it
-_REFITTED, _TRAINED = "refitted.npz", "training.pt"
-
-
-class Step(NamedTuple):
-    """A step's values by initializer, what is told of it, and the folds that it left alone."""
-
-    values: dict[str, Array]
-    told: HealStep
-    skipped: tuple[Skipped, ...] = ()
 
 
 def heal(
@@ -178,60 +166,6 @@ def _first(choosing: Shelf, options: Options) -> list[list[int]]:
     each = sum(array.nbytes for array in unit.feed.values())
     room = int(_CHOOSING_SHARE * options.memory_bytes / max(1, each))
     return choosing.batches(options.batch_size, order=range(max(1, min(len(choosing), room, _MOST_CHOOSING))))
-
-
-def taken(case: Case, healable: Healable, course: tuple[How, int], kept: Path | None) -> tuple[Step, ...]:
-    """Take the steps one after the other, each from what the one before left.
-
-    Args:
-        case: What is healed, and on what.
-        healable: The initializers that may take other values.
-        course: The last step, and how many passes it trains.
-        kept: Where what was reached survives a kill; None keeps nothing.
-    """
-    how, passes = course
-    first = _refit(case, kept)
-    if how == "refit":
-        return (first,)
-    file = None if kept is None else kept / _TRAINED
-    return first, _train(case, healable, first, Training(passes, labelled=how == "finetune", file=file))
-
-
-def _refit(case: Case, kept: Path | None) -> Step:
-    """Fit in closed form, or take what an earlier call fitted before it was killed."""
-    before = case.error(case.opened({}))
-    file = None if kept is None else kept / _REFITTED
-    if file is not None and file.is_file():
-        with np.load(file) as archive:
-            values: dict[str, Array] = {name.removeprefix(_NAMED): archive[name] for name in archive.files}
-        after = case.error(case.opened(values))
-        return Step(values, HealStep("refit", before, after, bool(values), ("fitted before the run was killed",)))
-    found = refit(case)
-    after = case.error(case.opened(found.values))
-    values = found.values if after < before else {}
-    if file is not None:
-        with whole(file) as archive_file:
-            np.savez(archive_file, allow_pickle=False, **{_NAMED + name: value for name, value in values.items()})
-    notes = (f"{found.fitted} factors and {found.biased} biases alone took other values",)
-    return Step(values, HealStep("refit", before, after, bool(values), notes), found.skipped)
-
-
-def _train(case: Case, healable: Healable, step: Step, training: Training) -> Step:
-    """Train, and keep what came of it where the held-out error fell; on labels, where the loss that is tuned fell."""
-    schooled = train(case, healable, step.values, training)
-    values = dict(step.values) | {name: np.asarray(array) for name, array in schooled.arrays.items()}
-    name: How = "finetune" if training.labelled else "distill"
-    before = step.told.after if step.told.kept else step.told.before
-    if not can_hold(case.candidate, values):
-        note = "left out: its numbers do not fit in the model's float type"
-        return Step(step.values, HealStep(name, before, before, False, (note,)))
-    after = case.error(case.opened(values))
-    better = schooled.after < schooled.before if training.labelled else after < before
-    notes = (
-        f"{schooled.steps} steps at a rate of {schooled.rate:g} of each tensor's size",
-        f"held-out loss of the training {schooled.before:.4g}, then {schooled.after:.4g}",
-    )
-    return Step(values if better else step.values, HealStep(name, before, after, better, notes))
 
 
 def write_healed(case: Case, steps: tuple[Step, ...], healable: Healable, place: Path) -> Healing:

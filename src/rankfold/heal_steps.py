@@ -1,0 +1,85 @@
+"""The steps of healing, one after the other, each kept where held-out error falls, and kept on disk when it is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankfold.findings import HealStep
+from rankfold.healing import Case, How
+from rankfold.lessons import Training, train
+from rankfold.passes.healable import Healable
+from rankfold.passes.replaced import can_hold
+from rankfold.refit import refit
+from rankfold.runtime_calib.checkpoint_folder import whole
+from rankfold.values import Skipped
+
+Array = NDArray[np.generic]
+
+_NAMED = "value "  # before each name in a file, so that none is taken for a parameter of the function that writes it
+_REFITTED, _TRAINED = "refitted.npz", "training.pt"
+
+
+class Step(NamedTuple):
+    """A step's values by initializer, what is told of it, and the folds that it left alone."""
+
+    values: dict[str, Array]
+    told: HealStep
+    skipped: tuple[Skipped, ...] = ()
+
+
+def taken(case: Case, healable: Healable, course: tuple[How, int], kept: Path | None) -> tuple[Step, ...]:
+    """Take the steps one after the other, each from what the one before left.
+
+    Args:
+        case: What is healed, and on what.
+        healable: The initializers that may take other values.
+        course: The last step, and how many passes it trains.
+        kept: Where what was reached survives a kill; None keeps nothing.
+    """
+    how, passes = course
+    first = _refit(case, kept)
+    if how == "refit":
+        return (first,)
+    file = None if kept is None else kept / _TRAINED
+    return first, _train(case, healable, first, Training(passes, labelled=how == "finetune", file=file))
+
+
+def _refit(case: Case, kept: Path | None) -> Step:
+    """Fit in closed form, or take what an earlier call fitted before it was killed."""
+    before = case.error(case.opened({}))
+    file = None if kept is None else kept / _REFITTED
+    if file is not None and file.is_file():
+        with np.load(file) as archive:
+            values: dict[str, Array] = {name.removeprefix(_NAMED): archive[name] for name in archive.files}
+        after = case.error(case.opened(values))
+        return Step(values, HealStep("refit", before, after, bool(values), ("fitted before the run was killed",)))
+    found = refit(case)
+    after = case.error(case.opened(found.values))
+    values = found.values if after < before else {}
+    if file is not None:
+        with whole(file) as archive_file:
+            np.savez(archive_file, allow_pickle=False, **{_NAMED + name: value for name, value in values.items()})
+    notes = (f"{found.fitted} factors and {found.biased} biases alone took other values",)
+    return Step(values, HealStep("refit", before, after, bool(values), notes), found.skipped)
+
+
+def _train(case: Case, healable: Healable, step: Step, training: Training) -> Step:
+    """Train, and keep what came of it where the held-out error fell; on labels, where the loss that is tuned fell."""
+    schooled = train(case, healable, step.values, training)
+    values = dict(step.values) | {name: np.asarray(array) for name, array in schooled.arrays.items()}
+    name: How = "finetune" if training.labelled else "distill"
+    before = step.told.after if step.told.kept else step.told.before
+    if not can_hold(case.candidate, values):
+        note = "left out: its numbers do not fit in the model's float type"
+        return Step(step.values, HealStep(name, before, before, False, (note,)))
+    after = case.error(case.opened(values))
+    better = schooled.after < schooled.before if training.labelled else after < before
+    notes = (
+        f"{schooled.steps} steps at a rate of {schooled.rate:g} of each tensor's size",
+        f"held-out loss of the training {schooled.before:.4g}, then {schooled.after:.4g}",
+    )
+    return Step(values if better else step.values, HealStep(name, before, after, better, notes))
