@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,10 +87,15 @@ def _row(group: Group, scored: Scored) -> Row:
     return row
 
 
-def short_table(rows: Sequence[Row]) -> str:
+Healed = Mapping[tuple[str, float], Mapping[str, float]]
+"""Scores after healing, by model and size."""
+
+
+def short_table(rows: Sequence[Row], healed: Healed) -> str:
     """Return one line per model, size and score: rankfold, the rivals with uniform ranks, and the best rival of all."""
-    head = ("", "keep", "original", OURS, *RIVALS, "best rival at any ranks", "it less rankfold")
-    return markdown(head, [line for place in (0, 1) for size in _sizes(rows) for line in _short_lines(size, place)])
+    head = ("", "keep", "original", OURS, *RIVALS, "best rival at any ranks", "it less rankfold", f"{OURS}, healed")
+    lines = [line for place in (0, 1) for size in _sizes(rows) for line in _short_lines(size, place, healed)]
+    return markdown(head, lines)
 
 
 def bars(rows: Sequence[Row]) -> str:
@@ -138,7 +143,7 @@ def _sizes(rows: Sequence[Row]) -> list[list[Row]]:
     return list(found.values())
 
 
-def _short_lines(size: Sequence[Row], place: int) -> list[tuple[str, ...]]:
+def _short_lines(size: Sequence[Row], place: int, healed: Healed) -> list[tuple[str, ...]]:
     """Return the line of one of the scores of a size, none where it has not so many."""
     ours, names = size[0], list(size[0]["scores"])
     if place >= len(names):
@@ -147,6 +152,7 @@ def _short_lines(size: Sequence[Row], place: int) -> list[tuple[str, ...]]:
     best = best_rival(size, name)
     uniform = {row["basis"]: row["scores"][name] for row in size[1:] if row["allocation"] == UNIFORM}
     mine = f"{ours['scores'][name]:.4f}"
+    after = healed.get((ours["subject"], ours["keep"]), {})
     return [
         (
             f"{TITLES.get(ours['subject'], ours['subject'])}, {name}",
@@ -156,6 +162,7 @@ def _short_lines(size: Sequence[Row], place: int) -> list[tuple[str, ...]]:
             *(f"{uniform[basis]:.4f}" if basis in uniform else "" for basis in RIVALS),
             f"{best['scores'][name]:.4f}, {best['basis']}, {_RANKS[best['allocation']]}",
             _written(Interval(**best["less_rankfold"][name])),
+            f"{after[name]:.4f}" if name in after else "",
         )
     ]
 

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.candidates import ENERGY, OURS, UNIFORM, Bench, Scored
-from benchmarks.common import RESULTS, write_results
+from benchmarks.common import README, RESULTS, write_between, write_results
 from benchmarks.frontier_summary import Group, Row, bars, long_table, rows_of, short_table
+from benchmarks.healing_table import healed_scores
 from benchmarks.rivals import RIVALS
 from benchmarks.subjects import SUBJECTS
 from rankfold.runtime_calib.threads import limited_threads
@@ -40,7 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(long_table(name, groups), end="\n\n")
         if whole:
             rows = _beside(rows_of(groups))
-            write_results("frontier", {"rows": rows}, f"{short_table(rows)}\n\n{bars(rows)}")
+            write_results("frontier", {"rows": rows}, _tables(rows))
+
+
+def rewrite() -> None:
+    """Write the README's table anew from the results files, with what was healed since."""
+    if (file := RESULTS / "frontier.json").exists():
+        write_between("frontier", _tables(json.loads(file.read_text())["rows"]), README)
+
+
+def _tables(rows: list[Row]) -> str:
+    file = RESULTS / "healing.json"
+    healed = healed_scores(json.loads(file.read_text())["rows"]) if file.exists() else {}
+    return f"{short_table(rows, healed)}\n\n{bars(rows)}"
 
 
 def _beside(new: list[Row]) -> list[Row]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 PACKAGES = ("numpy", "scipy")
-SIZES = {"calibration": 1024, "validation": 512, "test": 2000}
+SIZES = {"calibration": 1024, "validation": 512, "test": 2000, "healing": 8000}  # drawn in this order
 SEED = 0
 WORDS = (6, 40)  # fewer are headings, more are lists; MiniLM was trained on sentences and short paragraphs
 _LEAST_LETTERS = 0.75  # of all characters; below that it is a formula or code

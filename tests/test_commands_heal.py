@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import healing
 from heal_examples import folded_network, network, rows
 
 from rankfold.errors import CalibrationDataError
@@ -90,11 +89,3 @@ def test_a_killed_healing_ends_with_the_same_bytes(files: tuple[str, str, str], 
     assert out.read_bytes() == (tmp_path / "a.onnx").read_bytes()
     assert ended.steps[1] == whole.steps[1]
     assert not kept.exists()
-
-
-def test_the_table_of_the_benchmark() -> None:
-    row = {"subject": "vit", "keep": 0.25, "how": "distill", "cpu_minutes": 7.6, "original": {"accuracy": 0.9016}}
-    sides = {"before": {"accuracy": 0.9006, "relative_l2": 0.03}, "after": {"accuracy": 0.9011, "relative_l2": 0.02}}
-    lines = healing.table([row | sides, row | sides]).splitlines()
-    line = "| embedded ViT, keep 0.25, distill | 2 | -0.10 points | -0.05 points | 0.0300 | 0.0200 | 8 |"
-    assert lines[-1] == line

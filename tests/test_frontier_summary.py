@@ -77,11 +77,13 @@ def test_tables_and_results_hold_every_candidate() -> None:
         "| keep 0.50, AFM, rankfold ranks",
         "| keep 0.50, ASVD, uniform ranks",
     ]
-    first, second = short_table(rows_of([found])).splitlines()[2:]
+    first, second = short_table(rows_of([found]), {("vit", 0.5): {"relative L2": 0.15}}).splitlines()[2:]
     assert first.startswith(
         "| embedded ViT, relative L2 | 0.50 | 0.0000 | **0.2000** |  | 0.5000 |  |  | 0.3000, AFM, rankf"
     )
     assert second.startswith("| embedded ViT, accuracy | 0.50 | 1.0000 | 0.9000 |")
+    assert first.endswith(" | 0.1500 |")
+    assert second.endswith(" |  |")
     made = rows_of([found])
     assert [row["basis"] for row in made] == [OURS, "AFM", "ASVD"]
     assert made[1]["less_rankfold"]["relative L2"]["difference"] == pytest.approx(0.1)

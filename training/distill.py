@@ -1,7 +1,8 @@
 """Training some of a model's weights until its outputs come nearer to another model's.
 
 The other model's outputs are given, so that only one model runs here. Nothing has to be tuned: each tensor's steps are
-measured in its own size, the rate is found by short trials, and the best state on held-out samples is what comes back.
+measured in its own size, the rate is found by short trials, and what comes back are the values that held-out samples
+showed to be the best, averaged over some steps (Polyak and Juditsky 1992): one step's are noisy while the rate is high.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +32,8 @@ _GROWTH = 1 / 4  # of the rate with the length of the run
 _PROBED = 4  # lessons that judge a probe
 _WARM_UP = 0.05  # share of the steps over which the rate rises
 _LOOKS_PER_PASS = 4  # at the held-out samples
-_PATIENCE = 6  # looks without a gain before training ends early: one and a half passes
+_PATIENCE = (6, 0.5)  # looks without a gain before training ends early: so many, and such a share of all
+_AVERAGED = 0.05  # share of the steps over which values are averaged before they are judged
 
 
 @dataclass(frozen=True)
@@ -100,18 +103,20 @@ def distill(
     total = schooling.passes * course.steps
     _resume(pupil, optimizer, progress)
     every = max(1, course.steps // _LOOKS_PER_PASS)
+    patience = max(_PATIENCE[0], round(_PATIENCE[1] * total / every))
     lessons = _from(course, progress.step, schooling.passes)
     steps = schooling.watched(range(progress.step, total), total - progress.step)
     for step, lesson in zip(steps, lessons, strict=True):
-        if progress.since >= _PATIENCE:
+        if progress.since >= patience:
             break
         schedule(_share(step, total))
         if not pupil.learn(optimizer, lesson):
             break
         progress.step = step + 1
+        pupil.averaged(1 / max(1.0, min(progress.step, _AVERAGED * total)))
         if progress.step % every == 0 or progress.step == total:
-            progress.looked(pupil.held_out_loss(), pupil.state())
-            kept(schooling.file, progress, pupil.state(), optimizer.state_dict())
+            progress.looked(*pupil.judged())
+            kept(schooling.file, progress, _state(pupil, optimizer))
     arrays = {name: tensor.numpy() for name, tensor in progress.best.items()}
     return Schooled(arrays, progress.before, progress.loss, progress.rate, progress.step, tuple(progress.looks))
 
@@ -162,7 +167,14 @@ def _share(step: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
+def _state(pupil: Pupil, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what a training goes on from."""
+    average = {name: value.cpu() for name, value in pupil.average.items()}
+    return {"state": pupil.state(), "average": average, "optimizer": optimizer.state_dict()}
+
+
 def _resume(pupil: Pupil, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    if progress.state is not None and progress.optimizer is not None:
+    if progress.state is not None and progress.average is not None and progress.optimizer is not None:
         pupil.set_state(progress.state)
+        pupil.average = {name: value.to(pupil.device) for name, value in progress.average.items()}
         optimizer.load_state_dict(progress.optimizer)

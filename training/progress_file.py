@@ -23,7 +23,7 @@ class Progress:
         step: Steps taken.
         since: Looks since the last gain.
         looks: Step and loss of each look.
-        state, optimizer: What a saved training goes on from; None at the beginning.
+        state, average, optimizer: What a saved training goes on from; None at the beginning.
     """
 
     rate: float
@@ -34,6 +34,7 @@ class Progress:
     since: int = 0
     looks: list[tuple[int, float]] = field(default_factory=list)
     state: dict[str, Tensor] | None = None
+    average: dict[str, Tensor] | None = None
     optimizer: dict[str, Any] | None = None
 
     def looked(self, loss: float, state: dict[str, Tensor]) -> None:
@@ -44,13 +45,13 @@ class Progress:
             self.loss, self.best, self.since = loss, state, 0
 
 
-def kept(file: Path | None, progress: Progress, state: Mapping[str, Tensor], optimizer: dict[str, Any]) -> None:
-    """Save a training; a file that is there already stays whole until the new one is."""
+def kept(file: Path | None, progress: Progress, state: Mapping[str, Any]) -> None:
+    """Save a training and its `state`, `average` and `optimizer`; a file that is there stays whole until then."""
     if file is None:
         return
     partial = file.with_name(f".{file.name}.partial")
     content = {name: getattr(progress, name) for name in ("rate", "before", "loss", "best", "step", "since", "looks")}
-    torch.save({**content, "state": dict(state), "optimizer": optimizer}, partial)
+    torch.save({**content, **state}, partial)
     os.replace(partial, file)
 
 

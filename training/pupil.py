@@ -86,6 +86,7 @@ class Pupil:
             widened(proto), weights=widened_arrays(weights), trainable=trainable, also=course.middles
         ).to(device)
         self.parameters = self.module.parameters_by_name
+        self.average: dict[str, Tensor] = {}
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy of what is trained."""
@@ -96,6 +97,23 @@ class Pupil:
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(state[name])
+
+    @torch.no_grad()
+    def averaged(self, share: float) -> None:
+        """Let the present values count that share in the average of all the values since the first call."""
+        for name, value in self.parameters.items():
+            if name in self.average:
+                self.average[name].lerp_(value.detach(), share)
+            else:
+                self.average[name] = value.detach().clone()
+
+    def judged(self) -> tuple[float, dict[str, Tensor]]:
+        """Return the held-out loss of the average, and a copy of it."""
+        present, average = self.state(), {name: value.cpu().clone() for name, value in self.average.items()}
+        self.set_state(average)
+        loss = self.held_out_loss()
+        self.set_state(present)
+        return loss, average
 
     def optimizer(self, rate: float) -> tuple[torch.optim.Optimizer, Callable[[float], None]]:
         """Return an optimizer whose steps are measured in each tensor's size, and what sets the share of its rate."""
