@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ Array = NDArray[np.generic]
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Sizes of a step relative to the tensor's, tried from the smallest on: Adam moves each number by about that, in its
 first steps at random, so that a model that is near already stands small steps only."""
-PROBE_STEPS = (4, 32)  # of each rate, fewest and most: enough for one that is too large to show it
-_PROBE_SHARE = 1 / 16  # of all steps, between these: the trials of all rates take a third of a short run at most
+PROBE_STEPS = (4, 128)  # of each rate, fewest and most: enough for one that is too large to show it
+_PROBE_SHARE = 1 / 16  # of all steps, between these: the trials of all rates take a third of a run at most
 _GROWTH = 1 / 4  # of the rate with the length of the run
-_PROBED = 4  # lessons that judge a probe
+_PROBED = 8  # lessons that judge a probe
 _WARM_UP = 0.05  # share of the steps over which the rate rises
 _LOOKS_PER_PASS = 4  # at the held-out samples
 _PATIENCE = (6, 0.5)  # looks without a gain before training ends early: so many, and such a share of all
@@ -131,14 +132,13 @@ def _begun(pupil: Pupil, schooling: Schooling) -> Progress:
     start, before = pupil.state(), pupil.held_out_loss()
     fewest, most = PROBE_STEPS
     total = schooling.passes * pupil.course.steps
-    trial = max(fewest, min(most, int(_PROBE_SHARE * total)))
-    lessons = _some(pupil.course, trial + _PROBED, schooling.passes)
-    learnt, judged = lessons[:-_PROBED] or lessons, lessons[-_PROBED:]
+    trial = min(max(fewest, min(most, int(_PROBE_SHARE * total))), total - _PROBED if total > _PROBED else total)
+    judged = list(islice(_from(pupil.course, trial % total, schooling.passes), _PROBED))
     found: dict[float, float] = {}
     for rate in schooling.rates:
         optimizer, schedule = pupil.optimizer(rate)
-        for step, lesson in enumerate(learnt):
-            schedule(_share(step, len(learnt)))  # down to nothing, as a run: while the rate is high the loss is too
+        for step, lesson in enumerate(islice(_from(pupil.course, 0, schooling.passes), trial)):
+            schedule(_share(step, trial))  # down to nothing, as a run: while the rate is high the loss is too
             if not pupil.learn(optimizer, lesson):
                 break
         found[rate] = pupil.mean_loss(judged)
@@ -146,12 +146,7 @@ def _begun(pupil: Pupil, schooling: Schooling) -> Progress:
         if found[rate] > min(found.values()):
             break
     best = min(found, key=lambda rate: found[rate])
-    longer = max(1.0, total / max(1, len(learnt)))
-    return Progress(rate=best * longer**_GROWTH, before=before, loss=before, best=start)
-
-
-def _some(course: Course, wanted: int, passes: int) -> list[Triple]:
-    return [lesson for lesson, _ in zip(_from(course, 0, passes), range(wanted), strict=False)]
+    return Progress(rate=best * max(1.0, total / max(1, trial)) ** _GROWTH, before=before, loss=before, best=start)
 
 
 def _from(course: Course, step: int, passes: int) -> Iterator[Triple]:
