@@ -10,8 +10,8 @@ import cifar_examples
 import numpy as np
 import pytest
 import torch
-from test_train import PLAIN, TINY_MLP, same, some_images
 from torch import Tensor, nn
+from train_examples import PLAIN, TINY_MLP, same, some_images
 
 import rankfold
 from rankfold.errors import OptionsError
