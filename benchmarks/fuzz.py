@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import markdown, write_results
-from benchmarks.mutations import KINDS, spoil_data, spoil_model, write_sound
+from benchmarks.data_mutations import spoil_data
+from benchmarks.mutations import KINDS, spoil_model, write_sound
 from rankfold.passes.model_file import load_model
 from rankfold.runtime_calib.feed_files import json_feeds
 from rankfold.tools import child, commands_compress, commands_stages  # noqa: F401

@@ -1,4 +1,4 @@
-"""What the tests of the executor share: running a model in torch, and how close is close enough."""
+"""What the tests of the executor share: two models, running one in torch, and how close is close enough."""
 
 from __future__ import annotations
 
@@ -8,10 +8,39 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
+from onnx_examples import build as model_of
+from onnx_examples import gaussian
 
 from rankfold.training.executor import build
 from rankfold.training.tensors import from_array
 from rankfold.values import Feed
+
+MLP = """
+g (float[N,8] x) => (float[N,4] y) {
+  h = MatMul(x, w1)
+  a = Relu(h)
+  y = Gemm(a, w2, b)
+}
+"""
+# Splits the heads of (batch, tokens, 12) by shape arithmetic, as exporters write it: all lengths are dynamic.
+HEADS = """
+g (float[B,T,12] x) => (float[B,3,T,4] y) <int64 zero = {0}, int64 one = {1}, int64[1] first = {0},
+    int64[2] split = {3, 4}, float half = {0.5}> {
+  s = Shape(x)
+  batch = Gather(s, zero)
+  tokens = Gather(s, one)
+  b1 = Unsqueeze(batch, first)
+  t1 = Unsqueeze(tokens, first)
+  wanted = Concat<axis=0>(b1, t1, split)
+  parts = Reshape(x, wanted)
+  turned = Transpose<perm=[0, 2, 1, 3]>(parts)
+  places = Range(zero, tokens, one)
+  share = Cast<to=1>(places)
+  halved = Mul(share, half)
+  column = Unsqueeze(halved, one)
+  y = Add(turned, column)
+}
+"""
 
 # Of each number, and of the largest beside it, which takes part in the same sums. Sums of a few hundred terms in
 # another order, and functions such as erf by another approximation, differ by some dozen roundings of 6e-8 in float32
@@ -19,6 +48,10 @@ from rankfold.values import Feed
 # round at different places between operators, which is one or two of them.
 RELATIVE = {"float32": 1e-4, "float64": 1e-4, "float16": 2e-3, "bfloat16": 1.6e-2}
 OF_LARGEST = {"float32": 1e-6, "float64": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
+
+
+def mlp() -> ModelProto:
+    return model_of(MLP, {"w1": gaussian(8, 16), "w2": gaussian(16, 4, seed=1), "b": gaussian(4, seed=2)})
 
 
 def run_in_torch(model: ModelProto, feed: Feed) -> list[NDArray[np.generic]]:

@@ -5,48 +5,27 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.synthetic_transformer import INPUT, Shape, token_ids, write_transformer
+from benchmarks.synthetic_transformer import INPUT
+from checkpoint_examples import IDS, ONE_SWEEP, TWO_SWEEPS, interrupted_after, options_for, save_often, write_model
 
-from rankfold.errors import CalibrationDataError, OutputError
 from rankfold.pipeline import Options, calibrate, compress, save_calibration
 from rankfold.runtime_calib import checkpoint, collect
-from rankfold.runtime_calib.checkpoint_folder import checkpoint_folder
 from rankfold.values import Calibration, Feed
-
-SHAPE = Shape(width=64, heads=2, layers=1, vocabulary=300)
-IDS = token_ids(SHAPE, samples=40, tokens=12)
-TWO_SWEEPS, ONE_SWEEP = 150_000, 1 << 24
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    write_transformer(path, SHAPE)
-    return path
+    return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
 def saved_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(checkpoint, "_COST", 0.0)
-
-
-def options_for(folder: Path, memory: int = TWO_SWEEPS) -> Options:
-    return Options(memory_bytes=memory, checkpoint=folder / "checkpoint", latency_rounds=0, row_stride=2, batch_size=4)
-
-
-def interrupted_after(samples: int | None) -> Iterator[Feed]:
-    """Yield sample after sample, and break off like a user would."""
-    for number, part in enumerate(np.split(IDS, len(IDS))):
-        if number == samples:
-            raise KeyboardInterrupt
-        yield {INPUT: part}
+    save_often(monkeypatch)
 
 
 def runs_of(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[int]:
@@ -156,71 +135,6 @@ def test_a_killed_compression_ends_with_the_same_bytes(model: Path, tmp_path: Pa
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-@pytest.fixture
-def unfinished(model: Path, tmp_path: Path, saved_often: None) -> Options:  # noqa: ARG001
-    options = options_for(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        calibrate(model, interrupted_after(30), options=options)
-    return options
-
-
-CHANGES = {
-    "seed": ("seed", 1),
-    "batch size": ("batch_size", 2),
-    "layers or first sample": ("row_stride", 3),
-    "memory bytes": ("memory_bytes", 9),
-}
-
-
-@pytest.mark.parametrize("named", CHANGES)
-def test_a_checkpoint_of_other_settings_is_refused(named: str, unfinished: Options, model: Path) -> None:
-    field, value = CHANGES[named]
-    other = replace(unfinished, **{field: value})  # type: ignore[arg-type]
-    with pytest.raises(CalibrationDataError, match=f"is the checkpoint of another run: not the same {named}; repeat"):
-        calibrate(model, interrupted_after(None), options=other)
-
-
-def test_a_checkpoint_of_another_model_or_file_is_refused(unfinished: Options, model: Path, tmp_path: Path) -> None:
-    write_transformer(tmp_path / "other.onnx", SHAPE, seed=5)
-    with pytest.raises(CalibrationDataError, match="not the same layers or first sample, model;"):
-        calibrate(tmp_path / "other.onnx", interrupted_after(None), options=unfinished)
-    np.savez(tmp_path / "data.npz", **{INPUT: IDS})
-    with pytest.raises(CalibrationDataError, match="not the same data;"):
-        calibrate(model, tmp_path / "data.npz", options=unfinished)
-
-
-@pytest.mark.parametrize("kind", ["changed", "shorter"])
-def test_other_data_of_the_same_kind_is_refused(kind: str, unfinished: Options, model: Path) -> None:
-    changed = (IDS + 1) % SHAPE.vocabulary
-    changed[0] = IDS[0]  # what the layers look like is known of the first sample
-    given = {"changed": changed, "shorter": IDS[:12]}[kind]
-    feeds = ({INPUT: part} for part in np.split(given, len(given)))
-    with pytest.raises(CalibrationDataError, match="the data is not what the checkpoint was made of"):
-        calibrate(model, feeds, options=unfinished)
-
-
-@pytest.mark.parametrize("name", ["run.json", "sums.npz"])
-def test_a_damaged_checkpoint_is_told(name: str, unfinished: Options, model: Path) -> None:
-    assert unfinished.checkpoint is not None
-    (unfinished.checkpoint / name).write_bytes(b"PK\x03\x04 no more")
-    with pytest.raises(CalibrationDataError, match="the checkpoint cannot be read"):
-        calibrate(model, interrupted_after(None), options=unfinished)
-
-
-def test_a_folder_with_other_things_is_left_alone(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "thesis.txt").touch()
-    with pytest.raises(OutputError, match=r"holds 'thesis.txt' and no checkpoint"):
-        calibrate(model, interrupted_after(None), options=options_for(tmp_path))
-    assert (tmp_path / "checkpoint" / "thesis.txt").exists()
-
-
-def test_a_file_is_no_folder_for_a_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="no folder for a checkpoint"), checkpoint_folder(tmp_path / "file"):
-        pass
-
-
 @pytest.mark.parametrize(("cost", "expected"), [(0, [60, 120, 180]), (10, [60, 270])])
 def test_saving_takes_a_small_part_of_the_time(cost: int, expected: list[int], tmp_path: Path) -> None:
     path = tmp_path / "sums.npz"
@@ -259,20 +173,3 @@ def test_a_finished_checkpoint_that_was_half_removed_is_begun_anew(
     assert not (folder / "checkpoint").exists()
     for request, moments in whole_run.moments.items():
         np.testing.assert_array_equal(again.moments[request].gram, moments.gram)
-
-
-def test_nothing_is_written_into_the_folder_of_a_checkpoint(model: Path, tmp_path: Path) -> None:
-    options = options_for(tmp_path)
-    with pytest.raises(OutputError, match="lies in the checkpoint's folder, which is removed at the end"):
-        compress(model, {INPUT: IDS}, keep=0.8, output=tmp_path / "checkpoint" / "out.onnx", options=options)
-    with pytest.raises(OutputError, match="lies in the checkpoint's folder"):
-        calibrate(model, {INPUT: IDS}, output=tmp_path / "checkpoint" / "moments.npz", options=options)
-
-
-def test_what_others_put_into_the_folder_stays(model: Path, tmp_path: Path) -> None:
-    def with_a_guest() -> Iterator[Feed]:
-        (tmp_path / "checkpoint" / "guest.txt").write_text("mine")
-        yield from interrupted_after(None)
-
-    calibrate(model, with_a_guest(), options=options_for(tmp_path))
-    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["guest.txt"]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from benchmarks import fuzz
-from benchmarks.mutations import KINDS, spoil_data, spoil_model, write_sound
+from benchmarks.data_mutations import spoil_data
+from benchmarks.mutations import KINDS, spoil_model, write_sound
 
 from rankfold.pipeline import Options, compress
 

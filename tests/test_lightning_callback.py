@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from low_rank_examples import hooks
 from torch import Tensor, nn
 
 from rankfold.errors import OptionsError, RuntimeUnavailableError
@@ -86,10 +87,6 @@ def expected_gradients() -> list[Tensor]:
             loss.backward()
             found.append(module.net[0].weight.grad.clone())
     return found
-
-
-def hooks(model: nn.Module) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 @pytest.mark.usefixtures("_lightning")

@@ -10,8 +10,9 @@ import cifar_examples
 import numpy as np
 import pytest
 import torch
-from test_train import PLAIN, TINY_MLP, same, some_images
-from torch import Tensor, nn
+from low_rank_examples import hooks
+from torch import Tensor
+from train_examples import PLAIN, TINY_MLP, same, some_images
 
 import rankfold
 from rankfold.errors import OptionsError
@@ -25,10 +26,6 @@ from rankfold.training.low_rank_term import LowRankTerm
 
 RESNET = DeepResNetShape(8, 3, (4, 8), (1, 1), form="cifar", classes=2)
 LOW = LowRank({"layer1": 2, "layer2": 3}, renew_every=3)
-
-
-def hooks(model: nn.Module) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, folder: Path, recipe: Recipe) -> None:

@@ -1,8 +1,7 @@
-"""`rankfold attack` and `rankfold.robustness.attack`: accuracy under attack, transfer, refusals and pictures."""
+"""`rankfold.robustness.attack`: accuracy under attack, transfer, signs of masking and refusals."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from attack_examples import (
     softmax_gradient,
     write_case,
 )
-from command_examples import parsed, run
 
 from rankfold.errors import CalibrationDataError, ModelError, OptionsError, RankfoldError
 from rankfold.masking import Place, fewer_by_chance, signs_of_masking
@@ -32,8 +30,6 @@ from rankfold.threat import DEFAULT_SHARES, Threat
 
 REST = "a = Tanh(h)  y = MatMul(a, w2)"
 QUICK = Threat(eps=(0.0, 0.05, 0.2), steps=5, clip=(0.0, 1.0))
-COMMAND = ("attack", "model.onnx", "--data", "data.npz", "--quiet", "--batch-size", "32")
-PAIR = (*COMMAND, "--candidate", "near.onnx", "--steps", "5", "--eps", "0.05", "0.1", "0.2")
 
 
 @pytest.fixture(autouse=True)
@@ -188,14 +184,6 @@ def test_models_that_cannot_be_attacked_are_refused() -> None:
         attacked("model.onnx")
 
 
-def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in [name for name in sys.modules if name.startswith("rankfold.training")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    run(*COMMAND, code=3)
-    assert "attacks by gradients need torch, which is not installed; run `pip install" in capsys.readouterr().err
-
-
 def test_vanished_gradients_are_told() -> None:
     text = f"(float[N,6] x) => (float[N,3] y) {{ t = Mul(x, k)  r = Round(t)  h = MatMul(r, w1)  {REST} }}"
     onnx.save(model_of(text, {**curved_weights(), "k": np.full(1, 8, np.float32)}), "masked.onnx")
@@ -223,69 +211,3 @@ def test_intervals_are_wilsons() -> None:
     # worked by hand from Wilson's formula: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n) at 8 of 10
     assert Share(8, 10).interval == pytest.approx((49.0162, 94.3318), abs=1e-3)
     assert Share(0, 10).interval[0] == 0
-
-
-def test_the_table_and_what_it_rests_on(capsys: pytest.CaptureFixture[str]) -> None:
-    run(*PAIR)
-    page = capsys.readouterr().out
-    assert "Accuracy under attack, % of 60 samples (95 % interval); ε by L∞" in page
-    lines = [line.split() for line in page.splitlines()]
-    assert [line[2] for line in lines if line[:2] == ["pgd", "0.2"]] == ["model.onnx", "near.onnx"]
-    assert "as the samples hold; --clip states others" in page
-    assert "these are upper bounds of the robust accuracy" in page
-
-
-def test_json_holds_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
-    run(*PAIR, "--clip", "0", "1", "--json", "--norm", "l2", "--restarts", "2", "--seed", "3")
-    found = parsed(capsys.readouterr().out)
-    assert found["samples"] == 60
-    assert found["threat"] | {"mean": 0, "std": 0} == {
-        "norm": "l2",
-        "eps": [0.05, 0.1, 0.2],
-        "clip": [0.0, 1.0],
-        "clip_from": "stated",
-        "mean": 0,
-        "std": 0,
-        "pgd": {"steps": 5, "step_size": 0.5, "restarts": 2},
-    }
-    assert found["seed"] == 3
-    pairs = {(part["attack"], part["eps"], part["made_on"], part["scored_on"]) for part in found["robust"]}
-    assert len(pairs) == len(found["robust"]) == 2 * 3 * 4
-    for part in found["robust"]:
-        low, high = part["interval_percent"]
-        assert low <= part["percent"] == 100 * part["count"] / 60 <= high
-
-
-USAGE = [
-    (("--eps", "-0.1"), "must be 0 or more"),
-    (("--clip", "1", "0"), "--clip is 1 0; expected a lowest value below the highest"),
-    (("--steps", "0"), "must be above 0"),
-    (("--std", "0"), "must be above 0"),
-    (("--norm", "l7"), "l7"),
-]
-
-
-@pytest.mark.parametrize(("words", "message"), USAGE)
-def test_wrong_options_are_usage_errors(
-    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(*COMMAND, *words, code=2)
-    assert message in capsys.readouterr().err
-
-
-def test_pictures_are_refused_in_advance_without_matplotlib(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    run(*COMMAND, "--plots", "pictures", code=3)
-    assert "--plots needs matplotlib, which is not installed" in capsys.readouterr().err
-    assert not Path("pictures").exists()
-
-
-def test_pictures_are_drawn_and_the_same_each_time(capsys: pytest.CaptureFixture[str]) -> None:
-    run(*PAIR, "--plots", "one")
-    run(*PAIR, "--plots", "two")
-    assert "Picture: one/robustness.svg" in capsys.readouterr().out
-    page = Path("one/robustness.svg").read_bytes()
-    assert page.startswith(b"<?xml")
-    assert page == Path("two/robustness.svg").read_bytes()

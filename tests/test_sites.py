@@ -9,7 +9,7 @@ import pytest
 from onnx_examples import build, collected, folded, gaussian, low_rank_rows, opened, rows_of, run, sums
 from site_examples import DTYPES, PATTERNS, SIZES
 
-from rankfold.passes.model_file import Model, load_model
+from rankfold.passes.model_file import Model
 from rankfold.passes.site import Site, read_bias, read_weight
 from rankfold.passes.sites import find_sites
 
@@ -141,16 +141,6 @@ def test_sites_that_read_one_tensor_decide_together(outs: tuple[int, ...], sides
     assert len(scan.requests) == (1 if sides[0] == "input" else len(outs))
 
 
-def test_excluded_sites_count_but_are_left_alone(tmp_path: Path) -> None:
-    text = "g (float[n,6] x) => (float[n,6] y) { [enc_a] h = MatMul(x, w1) [head] y = MatMul(h, w2) }"
-    model = opened(build(text, {"w1": gaussian(6, 6), "w2": gaussian(6, 6, seed=1)}), tmp_path)
-    scan = find_sites(model, exclude=("nothing", "he*"))
-    assert [site.name for site in scan.sites] == ["enc_a"]
-    assert [site.name for site in scan.excluded] == ["head"]
-    assert [(s.node, s.reason) for s in scan.skipped] == [("head", "excluded by the pattern 'he*'")]
-    assert scan.fixed_parameters == scan.fixed_dense_parameters == 36
-
-
 def test_moments_of_a_request_have_the_sites_rows(tmp_path: Path) -> None:
     pattern = PATTERNS["left matmul, 3-D"]
     model = pattern.model(tmp_path)
@@ -185,26 +175,3 @@ def test_an_addition_that_is_no_bias_stays_out_of_the_site(case: str, tmp_path: 
     for found, expected in zip(run(folded(model, feed, 3), feed), run(model.path, feed), strict=True):
         assert found.shape == expected.shape
         assert found == pytest.approx(expected, rel=0, abs=NEAR["float"] * float(np.abs(expected).max()))
-
-
-def test_what_was_folded_before_counts_only_where_it_is_included(tmp_path: Path) -> None:
-    nodes = "[head] h = MatMul(x, w1) [tail] y = Gemm(h, w2)"
-    weights = {"w1": gaussian(32, 32), "w2": gaussian(32, 32, seed=1)}
-    model = opened(build(f"g (float[n,32] x) => (float[n,32] y) {{ {nodes} }}", weights), tmp_path)
-    path = folded(model, {"x": gaussian(90, 32, seed=2, scale=1.0)}, 8)
-    result = load_model(path)
-    assert find_sites(result).fixed_dense_parameters == 2048
-    for pattern in ("MatMul", "head", "w1"):
-        scan = find_sites(result, include=(pattern,))
-        assert (scan.fixed_dense_parameters, scan.fixed_parameters) == (1024, 512)
-        assert len(scan.pairs) == 2
-
-
-def test_a_record_of_other_sizes_is_forgotten(tmp_path: Path) -> None:
-    model = build(
-        "g (float[n,6] x) => (float[n,6] y) { h = MatMul(x, d) y = MatMul(h, u) }",
-        {"d": gaussian(6, 2), "u": gaussian(2, 6)},
-    )
-    record = '[{"site":"a","down":"d","up":"u","in_features":6,"out_features":6,"rank":3}]'
-    model.metadata_props.add(key="rankfold.pairs", value=record)
-    assert find_sites(opened(model, tmp_path)).pairs == ()

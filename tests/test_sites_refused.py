@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import ModelProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from onnx_examples import Array, build, gaussian, opened
 
-from rankfold.errors import ModelError
 from rankfold.passes.model_file import Model
 from rankfold.passes.sites import find_sites
 from rankfold.values import Skipped
@@ -221,31 +220,6 @@ def test_a_weight_that_a_body_reads_too_stays(tmp_path: Path) -> None:
     )
 
 
-def with_record(text: str) -> ModelProto:
-    model = build("g (float[n,6] x) => (float[n,6] y) { y = MatMul(x, w) }", {"w": W})
-    model.metadata_props.add(key="rankfold.pairs", value=text)
-    return model
-
-
-@pytest.mark.parametrize("text", ["{", "[1]", '[{"site": "a"}]', "7", '[{"site":1,"more":2}]', "null"])
-def test_a_damaged_record_of_pairs_is_told(text: str, tmp_path: Path) -> None:
-    model = opened(with_record(text), tmp_path)
-    with pytest.raises(ModelError, match=r"the metadata key 'rankfold.pairs' is damaged"):
-        find_sites(model)
-
-
-def test_a_record_whose_factors_are_gone_is_forgotten(tmp_path: Path) -> None:
-    gone = '[{"site":"a","down":"a/d","up":"a/u","in_features":9,"out_features":9,"rank":2}]'
-    scan = find_sites(opened(with_record(gone), tmp_path))
-    assert scan.pairs == ()
-    assert len(scan.sites) == 1
-
-
-def test_names_of_skipped_nodes_are_unique(tmp_path: Path) -> None:
-    model = build("g (float[n,n] x) => (float[n,n] y) { h = MatMul(x, x) y = MatMul(h, h) }", {})
-    assert [found.node for found in find_sites(opened(model, tmp_path)).skipped] == ["MatMul_0", "MatMul_1"]
-
-
 def test_a_sparse_weight_is_no_constant(tmp_path: Path) -> None:
     model = build("g (float[n,6] x) => (float[n,6] y) { y = MatMul(x, w) }", {})
     values = numpy_helper.from_array(np.ones(2, np.float32), "w")
@@ -266,11 +240,3 @@ def test_a_fused_product_of_a_vector_is_not_transposed(node: str, tmp_path: Path
 def test_a_weight_that_is_its_own_bias_stays(tmp_path: Path) -> None:
     model = build("g (float[n,6] x) => (float[n,6] y) { [fc] y = Gemm(x, w, w) }", {"w": W})
     assert skipped(opened(model, tmp_path))[0][1].startswith("weight 'w' is also used by Gemm 'fc' in another form")
-
-
-def test_a_pattern_matches_every_use(tmp_path: Path) -> None:
-    nodes = "[a] h = MatMul(x, w) [b] y = Gemm(h, w)"
-    model = opened(build(f"g (float[n,6] x) => (float[n,6] y) {{ {nodes} }}", {"w": W}), tmp_path)
-    assert find_sites(model, exclude=("Gemm",)).sites == ()
-    assert find_sites(model, exclude=("b",)).sites == ()
-    assert len(find_sites(model, include=("Gemm",)).sites) == 1

@@ -1,47 +1,25 @@
-"""Training on any set of labelled images: the function, the recipe's parts, the command."""
+"""Training on any set of labelled images: the function and the recipe's parts."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import cifar_examples
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from train_examples import PLAIN, TINY_MLP, same, some_images
 
-from rankfold.models import train as train_module
 from rankfold.models.labelled_images import LabelledImages, as_input
-from rankfold.models.mlp import MLPShape
-from rankfold.models.networks import STANDARD, Shape, build
+from rankfold.models.networks import Shape, build
 from rankfold.models.recipe import Recipe, augment
 from rankfold.models.resnet_deep import DeepResNetShape
 from rankfold.models.train import train
-from rankfold.models.train_options import asked
 from rankfold.models.training_run import Run, accuracy, as_pixels, measure_norms
 from rankfold.models.vgg import VGGShape
 from rankfold.models.vit_class_token import ClassTokenViTShape
-
-TINY_MLP = MLPShape(image_size=8, in_channels=3, width=16, depth=2, classes=2)
-PLAIN = replace(STANDARD["mlp"].recipe, epochs=3, batch=8, warmup_epochs=1.0, weight_decay=0.0, shift=1, average=0.5)
-
-
-def some_images(count: int, size: int = 8, classes: int = 2) -> LabelledImages:
-    """Return coloured noise, each class brighter than the one before."""
-    random = np.random.default_rng(0)
-    labels = random.integers(0, classes, count)
-    bright = labels[:, None, None, None] * (150 // classes)
-    images = (random.integers(0, 100, (count, 3, size, size)) + bright).astype(np.uint8)
-    return LabelledImages(images, labels, tuple(map(str, range(classes))))
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    parts = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
-    return all(name == other and torch.equal(value, there) for (name, value), (other, there) in parts)
 
 
 def test_training_learns_and_says_how(tmp_path: Path) -> None:
@@ -224,76 +202,3 @@ def test_large_images_are_scored_a_few_at_a_time() -> None:
     assert accuracy(network, large, torch.zeros(30, dtype=torch.int64)) == 1.0
     measure_norms(network, large)
     assert seen == [10] * 6
-
-
-def run_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, object]:
-    arguments = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--threads", "1", "--epochs", "1"]
-    train_module.main([*more, *arguments])
-    return json.loads(capsys.readouterr().out)
-
-
-def test_the_command_trains_on_cifar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cifar_examples.write_cifar10(tmp_path, binary=True, each=8)
-    sizes = ("--width", "0.0625", "--depth", "0.5", "--form", "cifar")
-    recipe = ("--batch", "16", "--weight-decay", "0.01", "--seed", "3", "--learning-rate", "0.02")
-    reached = run_command(tmp_path, capsys, "resnet18", "--dataset", "cifar10", *sizes, *recipe)
-    assert reached["classes"] == list(cifar_examples.TEN)
-    narrow = DeepResNetShape(32, 3, (4, 8, 16, 32), (1, 1, 1, 1), form="cifar", classes=10)
-    assert reached["shape"] == json.loads(json.dumps(vars(narrow)))
-    asked = replace(STANDARD["resnet18"].recipe, epochs=1, batch=16, weight_decay=0.01, seed=3, learning_rate=0.02)
-    assert reached["recipe"] == vars(asked)
-    graph = onnx.load(tmp_path / "out" / "resnet18.onnx").graph
-    assert [axis.dim_param or axis.dim_value for axis in graph.input[0].type.tensor_type.shape.dim] == [
-        "batch",
-        3,
-        32,
-        32,
-    ]
-
-
-def test_another_optimizer_has_a_rate_of_its_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cifar_examples.write_cifar100(tmp_path, binary=False, train=24)
-    monkeypatch.setattr(train_module, "export_network", lambda *_: None)
-    command = ("mlp", "--dataset", "cifar100", "--width", "0.02", "--depth", "0.4", "--batch", "8")
-    reached = run_command(tmp_path, capsys, *command, "--optimizer", "adamw")
-    assert (reached["recipe"]["optimizer"], reached["recipe"]["learning_rate"]) == ("adamw", 1e-3)
-    assert (reached["shape"]["width"], reached["shape"]["depth"], reached["shape"]["classes"]) == (10, 2, 100)
-    message = r"checkpoint\.pt was made with .*'optimizer': 'adamw'.*give another --out"
-    with pytest.raises(SystemExit, match=message):
-        run_command(tmp_path, capsys, *command, "--optimizer", "sgd")
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (
-            ["vit-fashion", "--dataset", "cifar10"],
-            "vit-fashion has one size and is for fashion-mnist; leave out --dataset",
-        ),
-        (["resnet18", "--dataset", "cifar10", "--patch-size", "4"], "only transformers have patches"),
-        (["mlp", "--dataset", "cifar10", "--image-size", "16"], "cifar10 has images of one size"),
-        (["mlp", "--dataset", "cifar10", "--batch", "0"], "batch is 0, expected 1 at least"),
-        (
-            ["mlp", "--dataset", "cifar10", "--weight-decay", "-1"],
-            r"weight_decay is -1\.0, expected a number from 0 on",
-        ),
-        (["mlp", "--dataset", "folder"], "train: no such folder"),
-        (["mlp", "--dataset", "cifar100"], "no CIFAR-100 there"),
-        (["mlp", "--dataset", "cifar10"], "19 training images; one batch takes 128; set a smaller batch"),
-    ],
-)
-def test_the_command_says_what_is_wrong(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
-) -> None:
-    cifar_examples.write_cifar10(tmp_path, binary=False)
-    with pytest.raises(SystemExit, match=rf"rankfold\.models\.train: .*{message}"):
-        run_command(tmp_path, capsys, *more)
-
-
-def test_networks_that_ship_keep_their_size(tmp_path: Path) -> None:
-    arguments = ["vit-fashion", "--data", str(tmp_path), "--out", str(tmp_path), "--width", "2", "--patch-size", "7"]
-    options = train_module._parser().parse_args(arguments)
-    with pytest.raises(ValueError, match="leave out --width, --patch-size, or choose one of resnet18, "):
-        asked(options, None)

@@ -92,6 +92,6 @@ def test_rounded_numbers_are_met_as_far_as_they_go(cases: dict[str, Case], name:
 def test_every_operator_of_onnx_itself_has_a_case(cases: dict[str, Case]) -> None:
     seen = {(node.domain, node.op_type) for case in cases.values() for node in case.model.graph.node}
     own = {(domain, name) for domain, name in OPERATORS if not domain}
-    # Global pooling by a norm has no case; test_training_executor.py compares it with onnxruntime.
+    # Global pooling by a norm has no case; test_training_parity.py compares it with onnxruntime.
     assert own - seen == {("", "GlobalLpPool")}
     assert all(onnx.defs.has(name) for _, name in own)

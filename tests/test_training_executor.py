@@ -1,4 +1,4 @@
-"""The executor as a module: what it takes and refuses, what it trains, where it computes."""
+"""The executor as a module: what it takes, what it trains, where it computes."""
 
 from __future__ import annotations
 
@@ -10,41 +10,15 @@ import onnx
 import onnx.inliner
 import pytest
 import torch
-from executor_examples import as_array, disagreement, run_in_torch
-from onnx import TensorProto, helper, numpy_helper, parser
+from executor_examples import HEADS, as_array, disagreement, mlp, run_in_torch
+from onnx import TensorProto, numpy_helper
 from onnx_examples import build as model_of
 from onnx_examples import gaussian, run
 
-from rankfold.errors import CalibrationDataError, ModelError
+from rankfold.errors import ModelError
 from rankfold.models import demo
 from rankfold.training.executor import build
 
-MLP = """
-g (float[N,8] x) => (float[N,4] y) {
-  h = MatMul(x, w1)
-  a = Relu(h)
-  y = Gemm(a, w2, b)
-}
-"""
-# Splits the heads of (batch, tokens, 12) by shape arithmetic, as exporters write it: all lengths are dynamic.
-HEADS = """
-g (float[B,T,12] x) => (float[B,3,T,4] y) <int64 zero = {0}, int64 one = {1}, int64[1] first = {0},
-    int64[2] split = {3, 4}, float half = {0.5}> {
-  s = Shape(x)
-  batch = Gather(s, zero)
-  tokens = Gather(s, one)
-  b1 = Unsqueeze(batch, first)
-  t1 = Unsqueeze(tokens, first)
-  wanted = Concat<axis=0>(b1, t1, split)
-  parts = Reshape(x, wanted)
-  turned = Transpose<perm=[0, 2, 1, 3]>(parts)
-  places = Range(zero, tokens, one)
-  share = Cast<to=1>(places)
-  halved = Mul(share, half)
-  column = Unsqueeze(halved, one)
-  y = Add(turned, column)
-}
-"""
 # Takes the first token, as classifiers do, and hides some of the others behind a mask made of nothing but a shape.
 MASKED = """
 g (float[B,T,12] x) => (float[B,12] y) <int64 zero = {0}, float low = {-9.0}> {
@@ -55,10 +29,6 @@ g (float[B,T,12] x) => (float[B,12] y) <int64 zero = {0}, float low = {-9.0}> {
   y = Gather<axis=1>(masked, zero)
 }
 """
-
-
-def mlp() -> onnx.ModelProto:
-    return model_of(MLP, {"w1": gaussian(8, 16), "w2": gaussian(16, 4, seed=1), "b": gaussian(4, seed=2)})
 
 
 def rows(count: int) -> np.ndarray:
@@ -173,79 +143,3 @@ def test_values_are_let_go_after_their_last_use() -> None:
     finally:
         gc.enable()
     assert alive == [1, 2, 2, 2]  # what is read and what is made
-
-
-REFUSALS = [
-    ("y = Sin(x) z = Nonsense(x) w = Nonsense(z)", r"operator Nonsense \(2 nodes, the first 'z'\)"),
-    ("y = Unique(x) z = Compress(x, x)", r"operator Unique \(node 'y'\), operator Compress"),
-    ("y = com.other.Relu(x)", r"operator com.other.Relu"),
-    ('y = Resize<mode="sharp">(x)', r"Resize with attribute mode='sharp'"),
-    ("y = Relu<slope=0.5>(x)", r"Relu with attribute slope"),
-    ("y = Concat(x, x)", r"Concat with attribute axis is missing"),
-    ("y = Cast<to=17>(x)", r"Cast with element type FLOAT8E4M3FN"),
-    ("y, z = Relu(x)", r"Relu with output 2"),
-    ("y = Add(x, late) late = Neg(x)", r"what makes 'late' before it is read"),
-    ("z = Neg(x)", r"what makes output 'y'"),
-    ('y = Constant<value_string="a">()', r"Constant with attribute value_string"),
-]
-
-
-@pytest.mark.parametrize(("nodes", "message"), REFUSALS)
-def test_what_is_missing_is_named(nodes: str, message: str) -> None:
-    header = '<ir_version: 9, opset_import: ["" : 18, "com.other" : 1]>'
-    with pytest.raises(ModelError, match=message):
-        build(model_of(f"g (float[N,4] x) => (float[N,4] y) {{ {nodes} }}", {}, header=header))
-
-
-def test_all_that_is_missing_is_named_at_once() -> None:
-    text = "g (float[N,4] x) => (float[N,4] y) { a = Unique(x) b = Relu<slope=0.5>(x) y = Det(x) }"
-    with pytest.raises(ModelError, match=r"Unique.*Relu with attribute slope.*Det"):
-        build(model_of(text, {}))
-
-
-@pytest.mark.parametrize("opset", [12, 26])
-def test_opsets_out_of_range_are_refused(opset: int) -> None:
-    header = f'<ir_version: 9, opset_import: ["" : {opset}]>'
-    with pytest.raises(ModelError, match=f"opset {opset} .known are 13 to 25"):
-        build(model_of("g (float[N] x) => (float[N] y) { y = Relu(x) }", {}, header=header))
-
-
-def test_bodies_and_functions_are_refused_by_name() -> None:
-    body = parser.parse_graph("b () => (float[N] z) { z = Neg(x) }")
-    node = helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body)
-    values = [helper.make_tensor_value_info("x", 1, ["N"]), helper.make_tensor_value_info("c", 9, [])]
-    graph = helper.make_graph([node], "g", values, [helper.make_tensor_value_info("y", 1, ["N"])])
-    with pytest.raises(ModelError, match="operator If"):
-        build(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
-    called = parser.parse_model(
-        '<ir_version: 9, opset_import: ["" : 17, "own" : 1]> g (float[N] x) => (float[N] y) { y = own.f(x) }'
-        '<domain: "own", opset_import: ["" : 17]> f (x) => (y) { y = Neg(x) }'
-    )
-    with pytest.raises(ModelError, match=r"operator own\.f .*onnx\.inliner"):
-        build(called)
-    assert build(onnx.inliner.inline_local_functions(called))({"x": torch.ones(2)})["y"].tolist() == [-1, -1]
-
-
-@pytest.mark.parametrize(
-    ("type_name", "message"), [("string[N]", "STRING"), ("seq(float[N])", "sequence_type"), ("uint32[N]", "UINT32")]
-)
-def test_inputs_that_torch_does_not_compute_with_are_refused(type_name: str, message: str) -> None:
-    with pytest.raises(ModelError, match=f"input 'x' as .*{message}"):
-        build(model_of(f"g ({type_name} x) => ({type_name} y) {{ y = Identity(x) }}", {}))
-
-
-def test_names_that_are_not_there_are_named() -> None:
-    with pytest.raises(ModelError, match=r"\['w9'\] are to be trained"):
-        build(mlp(), trainable=["w1", "w9"])
-    with pytest.raises(ModelError, match=r"\['nothing'\] are asked for"):
-        build(mlp(), also=["h", "nothing"])
-    with pytest.raises(ModelError, match=r"\['split'\] are to be trained and hold no floating-point"):
-        build(model_of(HEADS, {}), trainable=["split"])
-    with pytest.raises(CalibrationDataError, match=r"the feed has \['z'\] and the graph's inputs are \['x'\]"):
-        build(mlp())({"z": torch.ones(1, 8)})
-
-
-def test_an_error_while_computing_says_at_which_node() -> None:
-    with pytest.raises(RuntimeError) as caught:
-        build(mlp())({"x": torch.ones(1, 9)})
-    assert caught.value.__notes__ == ["while computing MatMul 'h'"]
