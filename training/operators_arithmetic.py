@@ -21,7 +21,8 @@ def _pow(x: Tensor, exponent: Tensor) -> Tensor:
 
     A square is by far the most frequent, as a part of norms, and a product takes a third of the time.
     """
-    if exponent.numel() == 1 and exponent.ndim <= x.ndim and x.is_floating_point() and float(exponent) == 2:
+    constant = exponent.numel() == 1 and exponent.ndim <= x.ndim and not exponent.requires_grad
+    if constant and x.is_floating_point() and float(exponent) == 2:
         return x * x
     return torch.pow(x, exponent).to(x.dtype)
 
