@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import rankfold
 from benchmarks.allocations import Ground, normalised_energy_plan, uniform_plan
+from benchmarks.common import write_whole
 from benchmarks.evidence import Evidence, collect_evidence
 from benchmarks.folding import fold_with
 from benchmarks.intervals import Measure
@@ -88,7 +89,7 @@ class Bench:
             result = rankfold.compress(
                 self.subject.model, self.subject.data, keep=keep, output=path, options=self.subject.options
             )
-            _write(self._plan_file(keep), plan_to_json(result.plan))
+            write_whole(self._plan_file(keep), plan_to_json(result.plan))
             return path, result.plan.kept
 
         return self._once(Candidate(self.subject.name, keep, OURS, OURS), make)
@@ -158,7 +159,7 @@ def write(scored: Scored, path: Path) -> None:
         "size_bytes": scored.size_bytes,
         "scores": {name: {"value": m.value, "root": m.root} for name, m in scored.scores.items()},
     }
-    _write(path, json.dumps(content, indent=2) + "\n")
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def read(path: Path) -> Scored:
@@ -175,9 +176,3 @@ def read(path: Path) -> Scored:
 
 def _wide(terms: NDArray[np.float32]) -> FloatArray:
     return terms.astype(np.float64)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

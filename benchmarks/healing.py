@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,9 +20,9 @@ from typing import Any
 import numpy as np
 
 import rankfold
-from benchmarks import dinov2, frontier_table, minilm, sentences, subjects
+from benchmarks import dinov2, frontier_table, sentences, subjects
 from benchmarks.candidates import Candidate, Scored, read, write
-from benchmarks.common import RESULTS, fashion_mnist, told, write_results
+from benchmarks.common import RESULTS, fashion_mnist, told, write_results, write_whole
 from benchmarks.healing_table import table
 from benchmarks.intervals import Measure, paired_interval
 from rankfold.healing import How
@@ -99,8 +98,14 @@ def main() -> None:
             continue
         if not (chosen.work / f"{case.name}.json").exists():
             measure(case, chosen.work)
-        rows = _beside(chosen.work)
-        write_results("healing", {"rows": rows}, table(rows))
+            _publish(chosen.work)
+    _publish(chosen.work)
+
+
+def _publish(work: Path) -> None:
+    """Write the results and both tables that show them."""
+    rows = _beside(work)
+    write_results("healing", {"rows": rows}, table(rows))
     frontier_table.rewrite()
 
 
@@ -126,7 +131,7 @@ def measure(case: Case, work: Path) -> Row:
         rankfold.compress(subject.model, subject.data, keep=case.keep, output=candidate, options=subject.options)
     out, report = work / f"{case.name}.onnx", work / f"{case.name}.healed.json"
     if not report.exists():  # what healing says of itself; scoring takes minutes too
-        _write(report, _healed(case, subject, ground, candidate, out))
+        write_whole(report, _as_json(_healed(case, subject, ground, candidate, out)))
     scores = {
         "original": _scores(subject, "original", subject.model, work),
         "unhealed": _scores(subject, f"{case.keep}", candidate, work),
@@ -139,7 +144,7 @@ def measure(case: Case, work: Path) -> Row:
         "less_unhealed": _differences(scores["unhealed"], scores["healed"]),
         "less_original": _differences(scores["original"], scores["healed"]),
     }
-    _write(work / f"{case.name}.json", row)
+    write_whole(work / f"{case.name}.json", _as_json(row))
     return row
 
 
@@ -181,10 +186,8 @@ def _differences(first: subjects.Scores, second: subjects.Scores) -> dict[str, R
     return {name: vars(paired_interval(*pair)) for name, pair in pairs.items()}
 
 
-def _write(path: Path, content: Row) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+def _as_json(content: Row) -> str:
+    return json.dumps(content, indent=2) + "\n"
 
 
 def _images(work: Path) -> Path:
@@ -198,13 +201,8 @@ def _images(work: Path) -> Path:
 
 
 def _sentences(work: Path) -> Path:
-    """Write the sentences to heal on, their functions as groups, unless they are there."""
-    data = work / "sentences_healing.npz"
-    if not data.exists():
-        chosen = sentences.read(sentences.written(work))["healing"]
-        tokens = minilm.tokenised([sentence.text for sentence in chosen])
-        np.savez(data, **tokens, group=np.array([sentence.group for sentence in chosen]))
-    return data
+    """Write the sentences to heal on, unless they are there."""
+    return subjects.sentence_data(work, sentences.read(sentences.written(work))["healing"], "healing")
 
 
 GROUNDS = {

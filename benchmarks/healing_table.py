@@ -66,7 +66,7 @@ def _line(runs: Sequence[Row], distance: str) -> tuple[str, ...]:
         *((*scores, _away(runs, counted)) if whole else ("",) * 5),
         f"{before:.4f}",
         f"{after:.4f}",
-        f"{100 * (1 - after / before):.0f} %",
+        f"{100 * (1 - after / before):.0f} %" if after < before else "higher",
         f"{_mean(runs, lambda run: run['cpu_minutes']):.0f}" if whole else "",
     )
 

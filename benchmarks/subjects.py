@@ -113,7 +113,7 @@ def sentence_encoder(work: Path, *, fast: bool = False) -> Subject:
             "relative L2": relative_l2(found, reference),
         }
 
-    data = _sentence_data(work, splits["calibration"])
+    data = sentence_data(work, splits["calibration"], "calibration")
     return Subject("minilm", model, data, _options(mask=minilm.MASK), score)
 
 
@@ -176,10 +176,10 @@ def _probe(work: Path, model: Path) -> Probe:
     return fitted(rows, labels)
 
 
-def _sentence_data(work: Path, chosen: list[sentences.Sentence]) -> Path:
-    """Write the calibration sentences, their functions as groups, unless they are there."""
+def sentence_data(work: Path, chosen: list[sentences.Sentence], use: str) -> Path:
+    """Write sentences for a use, their functions as groups, unless they are there, and return the path."""
     tokens = minilm.tokenised([sentence.text for sentence in chosen])
-    path = work / f"minilm_calibration.{_mark(tokens)}.npz"
+    path = work / f"minilm_{use}.{_mark(tokens)}.npz"
     if not path.exists():
         np.savez(path, **tokens, group=np.array([sentence.group for sentence in chosen]))
     return path

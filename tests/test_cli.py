@@ -17,11 +17,9 @@ from rankfold.tools.cli import main
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    fill_folder(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RANKFOLD_RUN_FOLDER", raising=False)
-    return tmp_path
+def folder(working_folder: Path) -> Path:
+    fill_folder(working_folder)
+    return working_folder
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str, code: int) -> str:

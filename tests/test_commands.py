@@ -11,11 +11,9 @@ from command_examples import CLASSES, COMPRESS, FEATURES, HIDDEN, fill_folder, p
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    fill_folder(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RANKFOLD_RUN_FOLDER", raising=False)
-    return tmp_path
+def folder(working_folder: Path) -> Path:
+    fill_folder(working_folder)
+    return working_folder
 
 
 def test_the_whole_way_writes_the_model_and_its_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,14 +13,12 @@ ANALYZE = ("analyze", "model.onnx", "--data", "data.npz", "--quiet", "--activati
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    fill_folder(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RANKFOLD_RUN_FOLDER", raising=False)
+def folder(working_folder: Path) -> Path:
+    fill_folder(working_folder)
     with np.load("data.npz") as archive:
         rows = archive["x"]
     np.savez("labelled.npz", x=rows, labels=np.arange(SAMPLES) % 5)
-    return tmp_path
+    return working_folder
 
 
 def test_all_activations_without_labels(capsys: pytest.CaptureFixture[str]) -> None:

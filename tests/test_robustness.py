@@ -33,11 +33,9 @@ QUICK = Threat(eps=(0.0, 0.05, 0.2), steps=5, clip=(0.0, 1.0))
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_case(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RANKFOLD_RUN_FOLDER", raising=False)
-    return tmp_path
+def folder(working_folder: Path) -> Path:
+    write_case(working_folder)
+    return working_folder
 
 
 def attacked(*candidates: str, threat: Threat = QUICK, model: str = "model.onnx") -> Robustness:

@@ -17,11 +17,9 @@ PAIR = (*COMMAND, "--candidate", "near.onnx", "--steps", "5", "--eps", "0.05", "
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_case(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RANKFOLD_RUN_FOLDER", raising=False)
-    return tmp_path
+def folder(working_folder: Path) -> Path:
+    write_case(working_folder)
+    return working_folder
 
 
 def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,25 +42,24 @@ def save_script(folder: Path, after_many: str) -> None:
     )
 
 
-def test_a_crash_in_a_real_command_leaves_no_output(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("what", "report", "told"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", ".", "was killed by SIGSEGV during 'calibrating'"),
+        ("os._exit(0)", "report", "ended with code 0 during 'calibrating' and without a result"),
+    ],
+)
+def test_a_real_command_that_dies_is_no_success_and_leaves_nothing(
+    tmp_path: Path, what: str, report: str, told: str
+) -> None:
     save_model(tmp_path)
-    save_script(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)")
+    save_script(tmp_path, what)
     words = ("compress", "model.onnx", "--data", "data.py", "--keep", "0.5", "-o", "out.onnx", "--quiet")
-    code, message = ended(start_rankfold(tmp_path, *words, "--report", "."))
+    code, message = ended(start_rankfold(tmp_path, *words, "--report", report))
     assert code == 3
-    assert message.startswith("rankfold: the command was killed by SIGSEGV during 'calibrating'")
+    assert message.startswith(f"rankfold: the command {told}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.py", "model.onnx", "tmp"]
     assert list((tmp_path / "tmp").iterdir()) == []
-
-
-def test_a_script_that_ends_the_process_is_no_success(tmp_path: Path) -> None:
-    save_model(tmp_path)
-    save_script(tmp_path, "os._exit(0)")
-    words = ("compress", "model.onnx", "--data", "data.py", "--keep", "0.5", "-o", "out.onnx", "--quiet")
-    code, message = ended(start_rankfold(tmp_path, *words, "--report", "report"))
-    assert code == 3
-    assert message.startswith("rankfold: the command ended with code 0 during 'calibrating' and without a result")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.py", "model.onnx", "tmp"]
 
 
 def test_a_model_that_asks_for_too_much_memory_is_refused(tmp_path: Path) -> None:

@@ -24,15 +24,13 @@ SCORE = ("--max-drop", "4", "--eval", "accuracy", "--eval-data", "labelled.npz")
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    fill_folder(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RANKFOLD_RUN_FOLDER", raising=False)
+def folder(working_folder: Path) -> Path:
+    fill_folder(working_folder)
     with np.load("data.npz") as archive:
         rows = archive["x"]
     answers = onnxruntime.InferenceSession("model.onnx").run(None, {"x": rows})[0].argmax(axis=1)
     np.savez("labelled.npz", x=rows, labels=answers)
-    return tmp_path
+    return working_folder
 
 
 def reported(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict[str, Any]:

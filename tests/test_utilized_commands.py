@@ -16,11 +16,9 @@ ANALYZE = ("analyze", "model.onnx", "--data", "data.npz", "--utilization", "--qu
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    fill_folder(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RANKFOLD_RUN_FOLDER", raising=False)
-    return tmp_path
+def folder(working_folder: Path) -> Path:
+    fill_folder(working_folder)
+    return working_folder
 
 
 def test_tables_show_what_is_used_beside_what_the_weight_looks_like(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,9 +28,9 @@ RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Sizes of a step relative to the tensor's, tried from the smallest on: Adam moves each number by about that, in its
 first steps at random, so that a model that is near already stands small steps only."""
 PROBE_STEPS = (4, 128)  # of each rate, fewest and most: enough for one that is too large to show it
-_PROBE_SHARE = 1 / 16  # of all steps, between these: the trials of all rates take a third of a run at most
+_PROBE_SHARE = 1 / 16  # of all steps, between these: the trials of all rates take three eighths of a run at most
 _GROWTH = 1 / 4  # of the rate with the length of the run
-_PROBED = 8  # lessons that judge a probe
+_PROBED = 8  # lessons that judge a probe, at most
 _WARM_UP = 0.05  # share of the steps over which the rate rises
 _LOOKS_PER_PASS = 4  # at the held-out samples
 _PATIENCE = (6, 0.5)  # looks without a gain before training ends early: so many, and such a share of all
@@ -116,8 +116,8 @@ def distill(
         progress.step = step + 1
         pupil.averaged(1 / max(1.0, min(progress.step, _AVERAGED * total)))
         if progress.step % every == 0 or progress.step == total:
-            progress.looked(*pupil.judged())
-            kept(schooling.file, progress, _state(pupil, optimizer))
+            progress.looked(*pupil.judged_average())
+            kept(schooling.file, progress, _resumed(pupil, optimizer))
     arrays = {name: tensor.numpy() for name, tensor in progress.best.items()}
     return Schooled(arrays, progress.before, progress.loss, progress.rate, progress.step, tuple(progress.looks))
 
@@ -132,7 +132,7 @@ def _begun(pupil: Pupil, schooling: Schooling) -> Progress:
     start, before = pupil.state(), pupil.held_out_loss()
     fewest, most = PROBE_STEPS
     total = schooling.passes * pupil.course.steps
-    trial = min(max(fewest, min(most, int(_PROBE_SHARE * total))), total - _PROBED if total > _PROBED else total)
+    trial = min(max(fewest, min(most, int(_PROBE_SHARE * total))), (total + 1) // 2)  # what is left judges
     judged = list(islice(_from(pupil.course, trial % total, schooling.passes), _PROBED))
     found: dict[float, float] = {}
     for rate in schooling.rates:
@@ -162,14 +162,14 @@ def _share(step: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
-def _state(pupil: Pupil, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what a training goes on from."""
+def _resumed(pupil: Pupil, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what `_resume` takes a training up from."""
     average = {name: value.cpu() for name, value in pupil.average.items()}
     return {"state": pupil.state(), "average": average, "optimizer": optimizer.state_dict()}
 
 
 def _resume(pupil: Pupil, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    if progress.state is not None and progress.average is not None and progress.optimizer is not None:
-        pupil.set_state(progress.state)
-        pupil.average = {name: value.to(pupil.device) for name, value in progress.average.items()}
-        optimizer.load_state_dict(progress.optimizer)
+    if (saved := progress.resumed) is not None:
+        pupil.set_state(saved["state"])
+        pupil.average = {name: value.to(pupil.device) for name, value in saved["average"].items()}
+        optimizer.load_state_dict(saved["optimizer"])

@@ -22,8 +22,8 @@ def _pow(x: Tensor, exponent: Tensor) -> Tensor:
     A square is by far the most frequent, as a part of norms, and a product takes a third of the time.
     """
     constant = exponent.numel() == 1 and exponent.ndim <= x.ndim and not exponent.requires_grad
-    if constant and x.is_floating_point() and float(exponent) == 2:
-        return x * x
+    if constant and exponent.device.type == "cpu" and x.is_floating_point() and float(exponent) == 2:
+        return x * x  # on a GPU, reading the exponent would wait for all that is under way
     return torch.pow(x, exponent).to(x.dtype)
 
 

@@ -23,7 +23,7 @@ class Progress:
         step: Steps taken.
         since: Looks since the last gain.
         looks: Step and loss of each look.
-        state, average, optimizer: What a saved training goes on from; None at the beginning.
+        resumed: What a saved training is taken up from, as it was given to `kept`; None at the beginning.
     """
 
     rate: float
@@ -33,9 +33,7 @@ class Progress:
     step: int = 0
     since: int = 0
     looks: list[tuple[int, float]] = field(default_factory=list)
-    state: dict[str, Tensor] | None = None
-    average: dict[str, Tensor] | None = None
-    optimizer: dict[str, Any] | None = None
+    resumed: Mapping[str, Any] | None = None
 
     def looked(self, loss: float, state: dict[str, Tensor]) -> None:
         """Take note of a look at the held-out samples."""
@@ -45,13 +43,13 @@ class Progress:
             self.loss, self.best, self.since = loss, state, 0
 
 
-def kept(file: Path | None, progress: Progress, state: Mapping[str, Any]) -> None:
-    """Save a training and its `state`, `average` and `optimizer`; a file that is there stays whole until then."""
+def kept(file: Path | None, progress: Progress, resumed: Mapping[str, Any]) -> None:
+    """Save a training with what it is taken up from; a file that is there already stays whole until the new one is."""
     if file is None:
         return
     partial = file.with_name(f".{file.name}.partial")
     content = {name: getattr(progress, name) for name in ("rate", "before", "loss", "best", "step", "since", "looks")}
-    torch.save({**content, **state}, partial)
+    torch.save({**content, "resumed": dict(resumed)}, partial)
     os.replace(partial, file)
 
 

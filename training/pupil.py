@@ -107,7 +107,7 @@ class Pupil:
             else:
                 self.average[name] = value.detach().clone()
 
-    def judged(self) -> tuple[float, dict[str, Tensor]]:
+    def judged_average(self) -> tuple[float, dict[str, Tensor]]:
         """Return the held-out loss of the average, and a copy of it."""
         present, average = self.state(), {name: value.cpu().clone() for name, value in self.average.items()}
         self.set_state(average)
