@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,23 @@ from benchmarks.common import fashion_mnist
 
 FEATURE = "/backbone/layernorm/Add_1_output_0"  # (batch, 257, 384)
 INPUT = "input_image"
+_SLICE = 100  # images of a script that are made at a time
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
 
 
 def images(split: str, count: int, *, start: int = 0) -> NDArray[np.float32]:
     """Return images of the `train` or `t10k` file as (count, 3, 224, 224)."""
-    packed = gzip.decompress((fashion_mnist() / f"{split}-images-idx3-ubyte.gz").read_bytes())
-    raw = np.frombuffer(packed, np.uint8, offset=16).reshape(-1, 28, 28)[start : start + count]
+    raw = _pixels(split)[start : start + count]
     large = np.kron(raw.astype(np.float32) / 255, np.ones((8, 8), np.float32))
     return ((large[:, None] - _MEAN) / _DEVIATION).astype(np.float32)
+
+
+@cache
+def _pixels(split: str) -> NDArray[np.uint8]:
+    """Return all images of a file, (count, 28, 28)."""
+    packed = gzip.decompress((fashion_mnist() / f"{split}-images-idx3-ubyte.gz").read_bytes())
+    return np.frombuffer(packed, np.uint8, offset=16).reshape(-1, 28, 28)
 
 
 def backbone(folder: Path) -> Path:
@@ -61,4 +69,25 @@ def calibration(folder: Path, count: int = 256) -> Path:
     path = folder / f"calibration_{count}.npz"
     if not path.exists():
         np.savez(path, **{INPUT: images("train", count)})
+    return path
+
+
+def training_script(folder: Path, count: int) -> Path:
+    """Write a script that makes the first training images, and return its path: 20,000 in a file take 12 GB.
+
+    Args:
+        folder: Where to.
+        count: A multiple of 100.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"images_{count}.py"
+    path.write_text(
+        f"""from benchmarks import dinov2
+
+
+def load_data():
+    for start in range(0, {count}, {_SLICE}):
+        yield {{dinov2.INPUT: dinov2.images("train", {_SLICE}, start=start)}}
+"""
+    )
     return path

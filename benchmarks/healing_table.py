@@ -23,7 +23,7 @@ def table(rows: Sequence[Row]) -> str:
     """
     head = (
         "healed", "runs", "", "original", "unhealed", "healed", "less original", "relative L2", "healed", "lower by",
-        "CPU minutes a run",
+        "samples × passes", "minutes a run",
     )  # fmt: skip
     return markdown(head, [line for runs in _groups(rows) for line in _lines(runs)])
 
@@ -67,8 +67,15 @@ def _line(runs: Sequence[Row], distance: str) -> tuple[str, ...]:
         f"{before:.4f}",
         f"{after:.4f}",
         f"{100 * (1 - after / before):.0f} %" if after < before else "higher",
-        f"{_mean(runs, lambda run: run['cpu_minutes']):.0f}" if whole else "",
+        *((f"{first['samples'][0]:,} × {first['passes']}", _minutes(runs)) if whole else ("", "")),
     )
+
+
+def _minutes(runs: Sequence[Row]) -> str:
+    """Return the CPU's minutes, or those that went by at a GPU."""
+    device = runs[0]["device"]
+    spent, device = ("cpu_minutes", "CPU") if device == "cpu" else ("wall_minutes", device)
+    return f"{_mean(runs, lambda run: run[spent]):.0f} on {device}"
 
 
 def _score(runs: Sequence[Row], side: str, name: str) -> float:

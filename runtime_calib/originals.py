@@ -69,6 +69,18 @@ def keep_originals(
     return Originals(kept, places, joins)
 
 
+def originals_bytes(session: Session, wanted: Wanted, units: Shelf, numbers: Sequence[int]) -> int:
+    """Return about how many bytes the original's tensors of all units take, going by those of one batch.
+
+    Raises:
+        ModelError: A tensor holds NaN or infinity.
+        CalibrationDataError: The batch cannot be run.
+    """
+    found = _run(session, wanted, units, numbers)
+    samples = sample_count(units.batch(numbers)[0])
+    return sum(array.nbytes for array in found.values()) * units.samples // max(1, samples)
+
+
 def _run(session: Session, wanted: Wanted, units: Shelf, numbers: Sequence[int]) -> Feed:
     found = run_outputs(session, units.batch(numbers)[0], outputs=wanted.tensors)
     return {name: _kept(name, array, name in wanted.narrow) for name, array in found.items()}

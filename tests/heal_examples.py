@@ -9,7 +9,10 @@ import onnx
 from onnx import numpy_helper
 from onnx_examples import build, folded, gaussian, opened, save
 
+from rankfold.options import Options
 from rankfold.values import Feed
+
+QUICK = Options(batch_size=32)
 
 BODY = """
 g (float[N,32] x) => (float[N,8] y) {

@@ -13,7 +13,9 @@ import torch
 from heal_examples import folded_network, initializers, rows
 from onnx_examples import run
 
+from rankfold.errors import ModelError
 from rankfold.training.distill import Schooled, Schooling, distill
+from rankfold.training.executor import build as graph_module
 from rankfold.training.judging import distance, label_loss
 from rankfold.training.pupil import Course, Lesson
 from rankfold.training.widened import widened
@@ -104,6 +106,35 @@ def test_tensors_inside_the_graph_can_be_wanted_too(tmp_path: Path) -> None:
     with_middle = replace(course, lessons=lessons, middles=("n",))
     found = trained(candidate, with_middle, Schooling(4))
     assert found.after < found.before
+
+
+def test_an_original_that_is_asked_at_every_step_teaches_the_same(tmp_path: Path) -> None:
+    base, candidate = folded_network(tmp_path)
+    course = course_of(base)
+
+    def lessons(number: int, start: int) -> Iterator[Lesson]:
+        for feed, _, _ in course.lessons(number, start):
+            yield Lesson(feed, None)
+
+    asked = replace(course, lessons=lessons, original=graph_module(onnx.load(base)))
+    first, second = (trained(candidate, one, Schooling(4)) for one in (course, asked))
+    assert second.after < second.before
+    assert second.after == pytest.approx(first.after, rel=1e-3)  # two libraries' rounding, through 48 steps
+
+
+def test_an_original_without_finite_numbers_teaches_nothing(tmp_path: Path) -> None:
+    base, candidate = folded_network(tmp_path)
+    course = course_of(base)
+    broken = onnx.load(base)
+    shift = next(tensor for tensor in broken.graph.initializer if tensor.name == "shift")
+    shift.CopyFrom(onnx.numpy_helper.from_array(np.full(48, np.nan, np.float32), "shift"))
+    asked = replace(
+        course,
+        lessons=lambda number, start: (Lesson(feed, None) for feed, _, _ in course.lessons(number, start)),
+        original=graph_module(broken),
+    )
+    with pytest.raises(ModelError, match="'y' of the original is not of finite numbers"):
+        trained(candidate, asked, Schooling(1))
 
 
 def test_distances() -> None:

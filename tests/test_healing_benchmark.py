@@ -48,7 +48,7 @@ def test_a_run_leaves_its_scores_and_is_scored_once(monkeypatch: pytest.MonkeyPa
     assert healing.measure(case, tmp_path) == row
 
 
-def run(subject: str, how: str, *, seed: int = 0, drop: float = 0.01) -> dict[str, Any]:
+def run(subject: str, how: str, *, seed: int = 0, drop: float = 0.01, device: str = "cpu") -> dict[str, Any]:
     counted = {"vit": "accuracy", "dinov2": "probe accuracy"}[subject]
     names = {
         "relative L2": (0.0, 0.04, 0.02),
@@ -62,7 +62,11 @@ def run(subject: str, how: str, *, seed: int = 0, drop: float = 0.01) -> dict[st
         "keep": 0.25,
         "how": how,
         "seed": seed,
+        "samples": (8000, 1000, 1000),
+        "passes": 2,
+        "device": device,
         "cpu_minutes": 7.6,
+        "wall_minutes": 3.4,
         "scores": {side: {name: values[place] for name, values in names.items()} for place, side in enumerate(sides)},
         "less_original": dict.fromkeys(names, away),
     }
@@ -71,15 +75,16 @@ def run(subject: str, how: str, *, seed: int = 0, drop: float = 0.01) -> dict[st
 def test_runs_that_differ_by_the_seed_are_one_line() -> None:
     lines = healing_table.table([run("vit", "distill"), run("vit", "distill", seed=1, drop=0.03)]).splitlines()
     line = "| embedded ViT, keep 0.25, distill | 2 | accuracy | 0.9000 | 0.8800 | 0.8800 | -0.0200 [-0.0400, +0.0200]"
-    assert lines[2:] == [f"{line} | 0.0400 | 0.0200 | 50 % | 8 |"]
+    assert lines[2:] == [f"{line} | 0.0400 | 0.0200 | 50 % | 8,000 × 2 | 8 on CPU |"]
 
 
 def test_a_model_with_two_distances_has_two_lines() -> None:
-    first, second = healing_table.table([run("dinov2", "distill")]).splitlines()[2:]
+    first, second = healing_table.table([run("dinov2", "distill", device="some GPU")]).splitlines()[2:]
     assert first.startswith("| DINOv2 ViT-S/14, keep 0.25, distill | 1 | probe accuracy |")
+    assert first.endswith("| 3 on some GPU |")
     assert (
         second
-        == "| DINOv2 ViT-S/14, keep 0.25, distill, first 96 images | 1 |  |  |  |  |  | 0.0500 | 0.0200 | 60 % |  |"
+        == "| DINOv2 ViT-S/14, keep 0.25, distill, first 96 images | 1 |  |  |  |  |  | 0.0500 | 0.0200 | 60 % |  |  |"
     )
 
 

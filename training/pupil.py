@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor
 
+from rankfold.errors import ModelError
 from rankfold.training.executor import GraphModule, build
 from rankfold.training.judging import Criterion, distance, label_loss, mean_distance, without_padding
 from rankfold.training.tensors import from_array
@@ -30,16 +31,16 @@ class Lesson(NamedTuple):
 
     Attributes:
         feed: The inputs.
-        wanted: Tensor name to the original's values.
+        wanted: Tensor name to the original's values; None where the course's original computes them.
         labels: Class numbers (samples,); None trains without.
     """
 
     feed: Mapping[str, Array]
-    wanted: Mapping[str, Array]
+    wanted: Mapping[str, Array] | None
     labels: Array | None = None
 
 
-Triple = tuple[Mapping[str, Array], Mapping[str, Array], Array | None]
+Triple = tuple[Mapping[str, Array], Mapping[str, Array] | None, Array | None]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Course:
         labelled: The output that labels are compared with; None trains without labels.
         labels_weight: What the labels count beside the outputs' distance, from 0 to 1.
         padding: Input (samples, tokens) whose zeros say which tokens of an output do not count; None where all do.
+        original: Gives the outputs and the middles of lessons that bring none; None where all bring theirs.
     """
 
     lessons: Callable[[int, int], Iterable[Triple]]
@@ -67,11 +69,20 @@ class Course:
     labelled: str | None = None
     labels_weight: float = 0.5
     padding: str | None = None
+    original: GraphModule | None = None
 
     @property
     def judged(self) -> Mapping[str, Criterion]:
         """Return how held-out samples are judged: by relative L2, but where labels count as in training."""
         return self.criteria if self.labelled else dict.fromkeys(self.criteria, "relative_l2")
+
+
+class _Placed(NamedTuple):
+    """A lesson on the device, with what the original gives for it."""
+
+    feed: dict[str, Tensor]
+    wanted: dict[str, Tensor]
+    labels: Tensor | None
 
 
 class Pupil:
@@ -85,6 +96,7 @@ class Pupil:
         self.module: GraphModule = build(
             widened(proto), weights=widened_arrays(weights), trainable=trainable, also=course.middles
         ).to(device)
+        self._original = None if course.original is None else course.original.to(device)
         self.parameters = self.module.parameters_by_name
         self.average: dict[str, Tensor] = {}
 
@@ -121,7 +133,7 @@ class Pupil:
         least = _SMALLEST_SIZE * float(np.median(list(sizes.values())))
         rates = [rate * max(sizes[name], least) for name in self.parameters]
         groups = [{"params": [value], "lr": own} for value, own in zip(self.parameters.values(), rates, strict=True)]
-        made = torch.optim.AdamW(groups, betas=_BETAS, weight_decay=0.0)
+        made = torch.optim.AdamW(groups, betas=_BETAS, weight_decay=0.0, fused=self.device != "cpu")
 
         def schedule(share: float) -> None:
             for group, own in zip(made.param_groups, rates, strict=True):
@@ -132,27 +144,25 @@ class Pupil:
     def learn(self, optimizer: torch.optim.Optimizer, lesson: Triple) -> bool:
         """Take a step; return whether there was a finite loss to take it by."""
         optimizer.zero_grad(set_to_none=True)
+        placed = self._placed_lesson(lesson)
         with _quick_products():
-            loss = self.loss(lesson)
-            if not bool(torch.isfinite(loss)):
-                return False
+            loss = self._loss(placed)
             loss.backward()
+        if not bool(torch.isfinite(loss)):
+            return False
         optimizer.step()
         return True
 
-    def loss(self, lesson: Triple, *, judged: bool = False) -> Tensor:
+    def _loss(self, lesson: _Placed, *, judged: bool = False) -> Tensor:
         """Return what one lesson shows: as it is learnt from, or as held-out samples are judged."""
         course = self.course
-        inputs, originals, labels = lesson
-        feed = self._placed(inputs)
-        counted = None if course.padding is None else feed[course.padding] != 0
-        found = without_padding(self.module(feed), counted)
-        wanted = without_padding(self._placed(originals), counted)
+        counted = None if course.padding is None else lesson.feed[course.padding] != 0
+        found = without_padding(self.module(lesson.feed), counted)
+        wanted = without_padding(lesson.wanted, counted)
         loss = mean_distance(course.judged if judged else course.criteria, wanted, found)
-        if course.labelled is not None and labels is not None:
+        if course.labelled is not None and lesson.labels is not None:
             probabilities = course.criteria[course.labelled] == "kl_probabilities"
-            classes = from_array(labels.astype(np.int64)).to(self.device)
-            own = label_loss(found[course.labelled], classes, probabilities=probabilities)
+            own = label_loss(found[course.labelled], lesson.labels, probabilities=probabilities)
             loss = (1 - course.labels_weight) * loss + course.labels_weight * own
         if course.middles and not judged:
             apart = [distance("relative_l2", wanted[name], found[name]) for name in course.middles]
@@ -167,24 +177,56 @@ class Pupil:
     @torch.no_grad()
     def mean_loss(self, lessons: Iterable[Triple], *, judged: bool = False) -> float:
         """Return the mean loss of some lessons, infinite where one has none."""
-        losses = [float(self.loss(lesson, judged=judged)) for lesson in lessons]
+        losses = [float(self._loss(self._placed_lesson(lesson), judged=judged)) for lesson in lessons]
         return float(np.mean(losses)) if losses and np.isfinite(losses).all() else math.inf
+
+    @torch.no_grad()
+    def _placed_lesson(self, lesson: Triple) -> _Placed:
+        """Return a lesson on the device, with what the original gives for it."""
+        feed, wanted, labels = lesson
+        placed = self._placed(feed)
+        classes = None if labels is None else from_array(labels.astype(np.int64)).to(self.device)
+        return _Placed(placed, self._of_original(placed) if wanted is None else self._placed(wanted), classes)
+
+    def _of_original(self, feed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the original.
+
+        Raises:
+            ModelError: A tensor holds NaN or infinity.
+        """
+        if self._original is None:
+            raise ValueError("a lesson brings nothing of the original, and the course has no original to ask")
+        with _quick_products(narrow=False):
+            found = self._original(feed)
+        named = {name: found[name] for name in (*self.course.criteria, *self.course.middles)}
+        finite = torch.stack([torch.isfinite(value).all() for value in named.values()])
+        if not bool(finite.all()):
+            name = next(name for name, one in zip(named, finite.tolist(), strict=True) if not one)
+            raise ModelError(
+                f"tensor {name!r} of the original is not of finite numbers, and nothing can be healed by it"
+            )
+        return named
 
     def _placed(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
         return {name: from_array(widened_array(array)).to(self.device) for name, array in arrays.items()}
 
 
 @contextmanager
-def _quick_products() -> Iterator[None]:
-    """Let torch's CPU multiply float32 matrices as the processor does best, for as long as this is open.
+def _quick_products(*, narrow: bool = True) -> Iterator[None]:
+    """Let torch multiply float32 matrices as the processor does best, for as long as this is open.
 
-    Allowed to round to bfloat16, oneDNN takes over from the BLAS: two times the speed on an AVX-512 processor, where it
-    rounds nothing, and bfloat16 itself on those that have matrix units for it. Steps are taken so, nothing is judged.
+    On a GPU they are rounded to TF32, a part in two thousand. On a CPU, `narrow` lets them be rounded to bfloat16:
+    oneDNN then takes over from the BLAS, at two times the speed on an AVX-512 processor, where it rounds nothing, and
+    in bfloat16 itself, a part in 250, on those that have matrix units for it. Steps are taken so, nothing is judged.
     """
-    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set up as torch is imported
-    before = products.fp32_precision
-    products.fp32_precision = "bf16"
+    products = [(torch.backends.cuda.matmul, "tf32")]
+    if narrow:
+        products.append((torch.backends.mkldnn.matmul, "bf16"))  # type: ignore[attr-defined]  # set up on import
+    before = [backend.fp32_precision for backend, _ in products]
+    for backend, precision in products:
+        backend.fp32_precision = precision
     try:
         yield
     finally:
-        products.fp32_precision = before
+        for (backend, _), precision in zip(products, before, strict=True):
+            backend.fp32_precision = precision

@@ -34,7 +34,7 @@ def check_healing(data: DataLike, options: Options) -> None:
             " list, or heal the result by itself with `rankfold heal`"
         )
     if options.heal != "refit":
-        check_torch(None, Healable((), ()))
+        check_torch(None, Healable((), ()), options.provider)
 
 
 def heal_inside(base: Model, place: Path, data: DataLike, work: Path, options: Options) -> Healing | None:
@@ -56,7 +56,7 @@ def heal_inside(base: Model, place: Path, data: DataLike, work: Path, options: O
     candidate = load_model(place)
     healable = check_pair(base, candidate)
     if how != "refit":
-        check_torch(candidate, healable)
+        check_torch(candidate, healable, options.provider)
     folder, fresh = work / "healing", place.parent / "healed"
     folder.mkdir(exist_ok=True)
     fresh.mkdir()

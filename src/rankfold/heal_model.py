@@ -74,7 +74,7 @@ def heal(
     check_measurable(first.path, first.proto)
     healable = check_pair(first, second)
     if how != "refit":
-        check_torch(second, healable)
+        check_torch(second, healable, options.provider)
     options = with_outputs(first, options)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rankfold-", ignore_cleanup_errors=True)))

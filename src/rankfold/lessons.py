@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
 
-from rankfold.errors import CalibrationDataError, RuntimeUnavailableError
+from rankfold.errors import CalibrationDataError, ModelError, RuntimeUnavailableError
 from rankfold.healing import Case, Criterion, Trained
 from rankfold.passes.healable import Healable
 from rankfold.passes.model_file import Model, outside_weights
 from rankfold.passes.residuals import residual_sums
 from rankfold.runtime_calib.distance import looks_like_probabilities, resolved
-from rankfold.runtime_calib.originals import Originals, Wanted, keep_originals
-from rankfold.values import Feed
+from rankfold.runtime_calib.originals import Originals, Wanted, keep_originals, originals_bytes
+from rankfold.runtime_calib.trials import Session
+from rankfold.values import Feed, Provider
+
+if TYPE_CHECKING:
+    from rankfold.training.executor import GraphModule
 
 Array = NDArray[np.generic]
+Lesson = tuple[Feed, Feed | None, Array | None]
+MOST_KEPT_BYTES = 32 << 30  # of the original's tensors; what is more is computed again at every step
 LABELS_WEIGHT = 0.5  # as much by the labels as by the original's outputs
 
 
@@ -38,11 +46,11 @@ class Training:
     file: Path | None = None
 
 
-def check_torch(candidate: Model | None, healable: Healable) -> None:
+def check_torch(candidate: Model | None, healable: Healable, provider: Provider) -> None:
     """Check before any work that a model can be trained; without a model, that torch is there.
 
     Raises:
-        RuntimeUnavailableError: torch is not there.
+        RuntimeUnavailableError: torch is not there, or sees no GPU where one is asked for.
         ModelError: torch cannot run the graph; the message names what it lacks.
     """
     try:
@@ -55,10 +63,26 @@ def check_torch(candidate: Model | None, healable: Healable) -> None:
             "healing by distillation or on labels needs torch, which is not installed; run"
             " `pip install 'rankfold[torch]'`, or heal with refit alone"
         ) from error
+    _check_device(provider)
     if candidate is None:
         return
     weights = widened_arrays(outside_weights(candidate))
     build(widened(candidate.proto), weights=weights, trainable=healable.names)
+
+
+def _check_device(provider: Provider) -> None:
+    """Check that torch can train there.
+
+    Raises:
+        RuntimeUnavailableError: It sees no GPU.
+    """
+    import torch
+
+    if provider == "cuda" and not torch.cuda.is_available():
+        raise RuntimeUnavailableError(
+            f"provider cuda was asked for, and torch {torch.__version__} sees no GPU to train on; check `nvidia-smi`,"
+            " install a CUDA build of torch (https://pytorch.org), or choose cpu"
+        )
 
 
 def train(case: Case, healable: Healable, values: Mapping[str, Array], training: Training) -> Trained:
@@ -79,7 +103,8 @@ def train(case: Case, healable: Healable, values: Mapping[str, Array], training:
     if training.labelled:
         criteria = _scored(case)
     labelled = _labelled(case, criteria) if training.labelled else None
-    sampled = _Sampled(case, _originals(case, middles))
+    kept, original = _of_original(case, middles)
+    sampled = _Sampled(case, kept)
     course = Course(
         sampled.lessons,
         len(case.training.batches(sampled.size)),
@@ -89,6 +114,7 @@ def train(case: Case, healable: Healable, values: Mapping[str, Array], training:
         labelled=labelled,
         labels_weight=LABELS_WEIGHT,
         padding=case.options.mask,
+        original=original,
     )
     schooling = Schooling(
         training.passes,
@@ -105,38 +131,70 @@ def train(case: Case, healable: Healable, values: Mapping[str, Array], training:
 
 @dataclass(frozen=True)
 class _Sampled:
-    """Lessons from samples on disk; each is a batch, the original's tensors and labels."""
+    """Lessons from samples on disk; each is a batch, the original's tensors where they are kept, and labels."""
 
     case: Case
-    originals: Originals
+    originals: Originals | None
 
     @property
     def size(self) -> int:
         """Return the samples of a batch."""
-        return self.case.options.batch_size if self.originals.joins else 1
+        return self.case.options.batch_size if self.originals is None or self.originals.joins else 1
 
-    def lessons(self, number: int, start: int) -> Iterator[tuple[Feed, Feed, Array | None]]:
-        """Yield the lessons of a pass, from a place on, in an order of its own."""
+    def lessons(self, number: int, start: int) -> Iterator[Lesson]:
+        """Yield the lessons of a pass, from a place on, in an order of its own; the next is read meanwhile."""
+        with ThreadPoolExecutor(1) as reader:
+            lessons = self._read(number, start)
+            coming = reader.submit(next, lessons, None)
+            while (lesson := coming.result()) is not None:
+                coming = reader.submit(next, lessons, None)
+                yield lesson
+
+    def held_out(self) -> Iterator[Lesson]:
+        """Yield the lessons that only judge."""
+        yield from zip(self.case.choosing.feeds, self.case.choosing.references, self.case.labels, strict=True)
+
+    def _read(self, number: int, start: int) -> Iterator[Lesson]:
         shelf = self.case.training
         random = np.random.default_rng((self.case.options.seed, number))
         batches = shelf.batches(self.size, order=random.permutation(len(shelf)).tolist())
         for place in random.permutation(len(batches))[start:]:
             feed, labels = shelf.batch(batches[place])
-            yield feed, self.originals.of(batches[place]), labels
-
-    def held_out(self) -> Iterator[tuple[Feed, Feed, Array | None]]:
-        """Yield the lessons that only judge."""
-        yield from zip(self.case.choosing.feeds, self.case.choosing.references, self.case.labels, strict=True)
+            yield feed, None if self.originals is None else self.originals.of(batches[place]), labels
 
 
-def _originals(case: Case, middles: tuple[str, ...]) -> Originals:
-    """Run the original over the samples to train on."""
+def _of_original(case: Case, middles: tuple[str, ...]) -> tuple[Originals | None, GraphModule | None]:
+    """Return what the original gives for the samples to train on, or what computes it at every step.
+
+    On a CPU a pass over the samples is saved at each pass that reads them from disk; to a GPU the original's forward
+    pass is less work than reading what it gives.
+    """
     options, shelf = case.options, case.training
+    if options.provider != "cpu" and (module := _module(case.base, middles)) is not None:
+        return None, module
     wanted = Wanted(tuple(dict.fromkeys((*case.choosing.metrics, *middles))), frozenset(middles))
     session = case.part(case.base, {}, wanted.tensors)
+    if _are_many(session, wanted, case) and (module := _module(case.base, middles)) is not None:
+        return None, module
     batches = shelf.batches(options.batch_size)
     watched = options.progress(batches, "running the original", len(batches))
-    return keep_originals(session, wanted, shelf, case.folder / "originals.bin", batches=watched)
+    return keep_originals(session, wanted, shelf, case.folder / "originals.bin", batches=watched), None
+
+
+def _are_many(session: Session, wanted: Wanted, case: Case) -> bool:
+    first = case.training.batches(case.options.batch_size)[0]
+    return originals_bytes(session, wanted, case.training, first) > MOST_KEPT_BYTES
+
+
+def _module(model: Model, middles: tuple[str, ...]) -> GraphModule | None:
+    """Return a model in torch, None where torch cannot run it."""
+    from rankfold.training.executor import build
+    from rankfold.training.widened import widened, widened_arrays
+
+    try:
+        return build(widened(model.proto), weights=widened_arrays(outside_weights(model)), also=middles)
+    except ModelError:
+        return None
 
 
 def _scored(case: Case) -> dict[str, Criterion]:
