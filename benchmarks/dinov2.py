@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, shape_inference, utils
+from onnx import helper, numpy_helper, shape_inference, utils
 
 from benchmarks.common import fashion_mnist
 
 FEATURE = "/backbone/layernorm/Add_1_output_0"  # (batch, 257, 384)
+CLASS_ROW = "class_row"  # (batch, 384), what is scored
 INPUT = "input_image"
 _SLICE = 100  # images of a script that are made at a time
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
@@ -69,6 +70,19 @@ def calibration(folder: Path, count: int = 256) -> Path:
     path = folder / f"calibration_{count}.npz"
     if not path.exists():
         np.savez(path, **{INPUT: images("train", count)})
+    return path
+
+
+def with_class_row(model: Path, folder: Path) -> Path:
+    """Write a model, the backbone or what was made of it, that gives the CLS row out as well, and return its path."""
+    path = folder / f"{model.stem}.class_row.onnx"
+    if not path.exists():
+        proto = onnx.load(model)
+        first = numpy_helper.from_array(np.array(0, np.int64), "class_row_place")
+        proto.graph.initializer.append(first)
+        proto.graph.node.append(helper.make_node("Gather", [FEATURE, first.name], [CLASS_ROW], CLASS_ROW, axis=1))
+        proto.graph.output.append(helper.make_tensor_value_info(CLASS_ROW, onnx.TensorProto.FLOAT, ["batch", 384]))
+        onnx.save(proto, path)
     return path
 
 

@@ -48,12 +48,14 @@ class Ground:
         passes: Over them.
         batch_size: Samples of a step.
         holdout: Share of the samples that chooses and reports.
+        judged: Writes a model that also gives out what is scored, into a folder; None where its outputs are that.
     """
 
     data: Callable[[Path], Path]
     passes: int
     batch_size: int
     holdout: float = 0.2
+    judged: Callable[[Path, Path], Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,10 @@ def _healed(case: Case, subject: subjects.Subject, ground: Ground, paths: tuple[
         progress=told(case.name),
     )
     wall, cpu = time.monotonic(), time.process_time()
-    data = ground.data(out.parent)
-    healed = rankfold.heal(
-        subject.model, candidate, data, how=case.how, output=out, passes=ground.passes, options=options
-    )
+    base, data = subject.model, ground.data(out.parent)
+    if ground.judged:
+        base, candidate = (ground.judged(model, out.parent) for model in (base, candidate))
+    healed = rankfold.heal(base, candidate, data, how=case.how, output=out, passes=ground.passes, options=options)
     return {
         "samples": healed.samples,
         "passes": ground.passes,
@@ -217,14 +219,21 @@ def _sentences(work: Path) -> Path:
 
 GROUNDS = {
     "vit": Ground(_images, passes=2, batch_size=32),
-    "dinov2": Ground(lambda work: dinov2.calibration(work, DINO_IMAGES), passes=8, batch_size=4, holdout=0.1),
+    "dinov2": Ground(
+        lambda work: dinov2.calibration(work, DINO_IMAGES),
+        passes=8,
+        batch_size=4,
+        holdout=0.1,
+        judged=dinov2.with_class_row,
+    ),
     "minilm": Ground(_sentences, passes=4, batch_size=32),
 }
 GPU_GROUNDS = GROUNDS | {
     "dinov2": Ground(
-        lambda work: dinov2.training_script(work, DINO_GPU_IMAGES), passes=DINO_GPU_PASSES, batch_size=32, holdout=0.05
+        lambda work: dinov2.training_script(work, DINO_GPU_IMAGES),
+        passes=DINO_GPU_PASSES, batch_size=32, holdout=0.05, judged=dinov2.with_class_row,
     ),
-}
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
 from rankfold.errors import CalibrationDataError, ModelError
+from rankfold.training.fusing import fused
 from rankfold.training.program import NOWHERE, Program, Step, laid_out
 from rankfold.training.reading import Graph, read_graph
+from rankfold.training.settled import Settled, Watch
+
+_MOST_SHAPES = 64  # of inputs for which is kept what follows from them
 
 
 def build(
@@ -36,6 +42,7 @@ def build(
     """
     graph = read_graph(proto, weights or {})
     _check_names(graph, trainable, also)
+    graph = fused(graph, kept=also, trainable=trainable)
     program = laid_out(graph, dict.fromkeys([*graph.outputs, *also]), trainable=frozenset(trainable))
     return GraphModule(program, graph.constants, trainable)
 
@@ -50,6 +57,7 @@ class GraphModule(nn.Module):
     def __init__(self, program: Program, constants: Mapping[str, Tensor], trainable: Collection[str]) -> None:
         super().__init__()
         self._program = program
+        self._settled: dict[Hashable, Settled] = {}
         self._cpu_constants = {place: constants[name] for name, place in program.cpu_constants.items()}
         self._trainable = {name: _attribute(name) for name in trainable}
         self._placed = {place: _attribute(name) for name, place in program.constants.items()}
@@ -76,36 +84,65 @@ class GraphModule(nn.Module):
             raise CalibrationDataError(
                 f"the feed has {sorted(feed)} and the graph's inputs are {sorted(program.inputs)}; feed these"
             )
-        values: list[Tensor | None] = [None] * program.places
-        for name, place in program.inputs.items():
+        shapes = tuple((name, value.shape, value.dtype, value.device) for name, value in sorted(feed.items()))
+        settled = self._settled.get(shapes)
+        if settled is None:
+            return self._run_whole(feed, shapes)
+        values = self._begun(settled.places, feed)
+        for place, value in settled.values.items():
+            values[place] = value
+        for step in settled.steps:
+            _take(step, [values[place] for place in step.arguments], values)
+        return {name: _there(values[place], name) for name, place in program.outputs.items()}
+
+    def _run_whole(self, feed: Mapping[str, Tensor], shapes: Hashable) -> dict[str, Tensor]:
+        """Compute what follows from shapes too, and keep it, unless no gradient could be taken with it later."""
+        program, watch = self._program, Watch()
+        values = self._begun(program.places, feed)
+        for place, constant in self._cpu_constants.items():
+            values[place] = watch.made[place] = constant
+        for number, step in enumerate(program.steps):
+            arguments = [values[place] for place in step.arguments]
+            for at in step.moved:
+                arguments[at] = watch.moved[number, at] = _beside(arguments[at], arguments[step.anchor])
+            made = _take(step, arguments, values)
+            if step.on_cpu:
+                watch.made |= made
+        if not torch.is_inference_mode_enabled() and (settled := watch.settled(program)) is not None:
+            if len(self._settled) == _MOST_SHAPES:
+                self._settled.clear()
+            self._settled[shapes] = settled
+        return {name: _there(values[place], name) for name, place in program.outputs.items()}
+
+    def _begun(self, places: int, feed: Mapping[str, Tensor]) -> list[Tensor | None]:
+        """Return the places of a run, with what is fed and the constants on the device."""
+        values: list[Tensor | None] = [None] * places
+        for name, place in self._program.inputs.items():
             values[place] = feed[name]
         for place, attribute in self._placed.items():
             values[place] = getattr(self, attribute)
-        for place, constant in self._cpu_constants.items():
-            values[place] = constant
-        for step in program.steps:
-            _take(step, values)
-        return {name: _there(values[place], name) for name, place in program.outputs.items()}
+        return values
+
+    def _apply(self, *given: Any, **named: Any) -> Self:
+        self._settled.clear()  # some of it lies on the device
+        return super()._apply(*given, **named)
 
 
-def _take(step: Step, values: list[Tensor | None]) -> None:
-    """Compute one node from the values at its places."""
-    arguments = [values[place] for place in step.arguments]
-    for at in step.moved:
-        arguments[at] = _beside(arguments[at], arguments[step.anchor])
+def _take(step: Step, arguments: Sequence[Tensor | None], values: list[Tensor | None]) -> dict[int, Tensor]:
+    """Compute one node, lay what it gives at its places, let go what nobody reads any more, and return what it gave."""
     try:
-        made = step.compute(*arguments)
+        found = step.compute(*arguments)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         error.add_note(f"while computing {step.name}")
         raise
-    if isinstance(made, Tensor):
-        values[step.results[0]] = made
-    else:
-        for place, value in zip(step.results, made, strict=False):  # an output that nobody asked for may be made too
-            values[place] = value
+    # An output that nobody asked for may be made too.
+    made = dict(zip(step.results, (found,) if isinstance(found, Tensor) else found, strict=False))
+    for place, value in made.items():
+        values[place] = value
     values[NOWHERE] = None
     for place in step.done:
         values[place] = None
+    return made
 
 
 def _beside(value: Tensor | None, anchor: Tensor | None) -> Tensor | None:

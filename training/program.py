@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rankfold.training.node import Compute
@@ -25,6 +25,7 @@ class Step:
         moved: Which arguments come from the CPU to the device of the others.
         anchor: An argument that is on that device.
         done: Places that nobody reads after this.
+        on_cpu: Whether it is computed there, from shapes and constants alone.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Step:
     moved: tuple[int, ...]
     anchor: int
     done: tuple[int, ...]
+    on_cpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def laid_out(graph: Graph, outputs: Collection[str], *, trainable: Collection[st
         kept,
         {name: place for (name, on_cpu), place in places.items() if name in graph.constants and not on_cpu},
         {name: place for (name, on_cpu), place in places.items() if name in graph.constants and on_cpu},
-        tuple(_freed(steps, frozenset(kept.values()))),
+        freed(steps, kept.values()),
     )
 
 
@@ -106,7 +108,8 @@ class _Layout:
         here = [name in self.on_cpu or name in self._small for name in names]
         given = [at for at, name in enumerate(names) if name]
         all_here = all(here[at] for at in given)
-        if all_here or node.operator.on_cpu:
+        on_cpu = all_here or node.operator.on_cpu
+        if on_cpu:
             self.on_cpu.update(name for name in results if name)
         read_here = [here[at] and (all_here or at in node.operator.shapes) for at in range(len(names))]
         moved = [at for at in given if names[at] in self.on_cpu and not read_here[at]]
@@ -122,15 +125,16 @@ class _Layout:
             tuple(moved),
             anchors[0] if anchors else NOWHERE,
             (),
+            on_cpu,
         )
 
 
-def _freed(steps: list[Step], kept: frozenset[int]) -> list[Step]:
+def freed(steps: Sequence[Step], kept: Iterable[int]) -> tuple[Step, ...]:
     """Return the steps with what nobody reads after each, and what nobody reads at all."""
     seen = {*kept, NOWHERE}
-    freed = []
+    found = []
     for step in reversed(steps):
         last = dict.fromkeys(place for place in (*step.arguments, *step.results) if place not in seen)
         seen.update(last)
-        freed.append(replace(step, done=tuple(last)))
-    return freed[::-1]
+        found.append(replace(step, done=tuple(last)))
+    return tuple(found[::-1])
