@@ -48,7 +48,7 @@ ATTENTIONS = [
     "k = Transpose<perm=[0, 1, 3, 2]>(x) s = MatMul(x, k) p = Softmax<axis=-1>(s) y = MatMul(p, x)",
     """k = Transpose<perm=[0, 1, 3, 2]>(x) s = MatMul(x, k) t = Mul(s, quarter) u = Add(mask, t)
        p = Softmax<axis=-1>(u) y = MatMul(p, x)""",
-    """k = Transpose<perm=[0, 1, 3, 2]>(x) s = MatMul(x, k) t = Div(s, two) u = Add(t, mask)
+    """k = Transpose<perm=[0, 1, 3, 2]>(x) s = MatMul(x, k) r = Div(s, two) t = Mul(r, half) u = Add(t, mask)
        p = Softmax<axis=-1>(u) y = MatMul(p, x)""",
 ]
 

@@ -76,6 +76,11 @@ class Schooled:
     looks: tuple[tuple[int, float], ...] = field(default=())
 
 
+def is_there(device: str) -> bool:
+    """Tell whether torch can train on a device."""
+    return device == "cpu" or torch.cuda.is_available()
+
+
 def distill(
     proto: ModelProto,
     course: Course,

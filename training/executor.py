@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -123,9 +123,10 @@ class GraphModule(nn.Module):
             values[place] = getattr(self, attribute)
         return values
 
-    def _apply(self, *given: Any, **named: Any) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._settled.clear()  # some of it lies on the device
-        return super()._apply(*given, **named)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def _take(step: Step, arguments: Sequence[Tensor | None], values: list[Tensor | None]) -> dict[int, Tensor]:

@@ -177,13 +177,20 @@ def _error_function(view: _View, name: str) -> tuple[tuple[BoundNode, ...], str]
         return None
     for inside, one in _either(added.proto, "Add"):
         erf = view.made(inside, "Erf") if view.has(one, 1) else None
-        scaled = erf.proto.input[0] if erf else ""
-        if erf and (division := view.made(scaled, "Div")) and view.has(division.proto.input[1], math.sqrt(2)):
-            return (added, erf, division), division.proto.input[0]
-        if erf and (product := view.made(scaled, "Mul")):
-            for x, number in _either(product.proto, "Mul"):
-                if view.has(number, math.sqrt(0.5)):
-                    return (added, erf, product), x
+        scaled = _over_root_two(view, erf.proto.input[0]) if erf else None
+        if erf and scaled:
+            return (added, erf, scaled[0]), scaled[1]
+    return None
+
+
+def _over_root_two(view: _View, name: str) -> tuple[BoundNode, str] | None:
+    """Return the node of x / √2, and x."""
+    if (division := view.made(name, "Div")) and view.has(division.proto.input[1], math.sqrt(2)):
+        return division, division.proto.input[0]
+    product = view.made(name, "Mul")
+    for x, number in _either(product.proto, "Mul") if product else ():
+        if product and view.has(number, math.sqrt(0.5)):
+            return product, x
     return None
 
 
@@ -197,12 +204,12 @@ def _attention(view: _View, node: BoundNode) -> _Found | None:
     if masked := view.made(scores, "Add"):
         scores, mask = max(_either(masked.proto, "Add"), key=lambda pair: _is_score(view, pair[0]))
         nodes.append(masked)
-    for title, factor in (("Mul", lambda number: number), ("Div", lambda number: 1 / number)):
+    for title in ("Mul", "Div"):
         scaled = view.made(scores, title)
         number = view.number(scaled.proto.input[1]) if scaled else None
         if scaled and number:
             nodes.append(scaled)
-            scores, scale = scaled.proto.input[0], factor(number)
+            scores, scale = scaled.proto.input[0], scale * number if title == "Mul" else scale / number
     if not (products := view.made(scores, "MatMul")):
         return None
     inputs = (*products.proto.input, node.proto.input[1], *([mask] if mask else []))

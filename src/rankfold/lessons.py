@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from rankfold.runtime_calib.distance import looks_like_probabilities, resolved
 from rankfold.runtime_calib.originals import Originals, Wanted, keep_originals, originals_bytes
 from rankfold.runtime_calib.trials import Session
 from rankfold.values import Feed, Provider
-
-if TYPE_CHECKING:
-    from rankfold.training.executor import GraphModule
 
 Array = NDArray[np.generic]
 Lesson = tuple[Feed, Feed | None, Array | None]
@@ -76,12 +73,12 @@ def _check_device(provider: Provider) -> None:
     Raises:
         RuntimeUnavailableError: It sees no GPU.
     """
-    import torch
+    from rankfold.training.distill import is_there
 
-    if provider == "cuda" and not torch.cuda.is_available():
+    if not is_there(provider):
         raise RuntimeUnavailableError(
-            f"provider cuda was asked for, and torch {torch.__version__} sees no GPU to train on; check `nvidia-smi`,"
-            " install a CUDA build of torch (https://pytorch.org), or choose cpu"
+            "provider cuda was asked for, and torch sees no GPU to train on; check `nvidia-smi`, install a CUDA build"
+            " of torch (https://pytorch.org), or choose cpu"
         )
 
 
@@ -163,7 +160,7 @@ class _Sampled:
             yield feed, None if self.originals is None else self.originals.of(batches[place]), labels
 
 
-def _of_original(case: Case, middles: tuple[str, ...]) -> tuple[Originals | None, GraphModule | None]:
+def _of_original(case: Case, middles: tuple[str, ...]) -> tuple[Originals | None, Any]:
     """Return what the original gives for the samples to train on, or what computes it at every step.
 
     On a CPU a pass over the samples is saved at each pass that reads them from disk; to a GPU the original's forward
@@ -186,8 +183,8 @@ def _are_many(session: Session, wanted: Wanted, case: Case) -> bool:
     return originals_bytes(session, wanted, case.training, first) > MOST_KEPT_BYTES
 
 
-def _module(model: Model, middles: tuple[str, ...]) -> GraphModule | None:
-    """Return a model in torch, None where torch cannot run it."""
+def _module(model: Model, middles: tuple[str, ...]) -> Any:
+    """Return a model as a module of torch, None where torch cannot run it."""
     from rankfold.training.executor import build
     from rankfold.training.widened import widened, widened_arrays
 
