@@ -138,13 +138,13 @@ def constant(node: Node) -> Tensor:
 
 
 OPERATORS = {
-    ("", "Gather"): Operator(_gather, shapes=(1,)),
+    ("", "Gather"): Operator(_gather, shapes=(1,), picks=True),
     ("", "GatherElements"): Operator(_gather_elements),
     ("", "GatherND"): Operator(_gather_nd),
     ("", "ScatterElements"): Operator(_scatter_elements),
     ("", "ScatterND"): Operator(_scatter_nd),
     ("", "OneHot"): Operator(_one_hot, shapes=(1,)),
-    ("", "NonZero"): plain(_non_zero),
+    ("", "NonZero"): Operator(lambda node: _non_zero, counts=True),  # noqa: ARG005
     ("", "Range"): plain(_range, shapes=(0, 1, 2), on_cpu=True),
     ("", "ConstantOfShape"): Operator(_constant_of_shape, shapes=(0,), on_cpu=True),
     ("", "EyeLike"): Operator(_eye_like),

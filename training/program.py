@@ -25,7 +25,8 @@ class Step:
         moved: Which arguments come from the CPU to the device of the others.
         anchor: An argument that is on that device.
         done: Places that nobody reads after this.
-        on_cpu: Whether it is computed there, from shapes and constants alone.
+        on_cpu: Whether it is computed there.
+        settled: Whether what it gives follows from constants and the shapes of the inputs alone.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Step:
     anchor: int
     done: tuple[int, ...]
     on_cpu: bool = False
+    settled: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,15 @@ class _Layout:
     Attributes:
         places: By name and whether it is on the CPU.
         on_cpu: Computed values that lie there.
+        settled: Those of them that follow from constants and the shapes of the inputs.
+        loose: Values whose shape does not.
     """
 
     def __init__(self, small: set[str]) -> None:
         self.places: dict[tuple[str, bool], int] = {}
         self.on_cpu: set[str] = set()
+        self.settled: set[str] = set()
+        self.loose: set[str] = set()
         self._small = small
 
     def place(self, name: str, *, on_cpu: bool = False) -> int:
@@ -126,7 +132,26 @@ class _Layout:
             anchors[0] if anchors else NOWHERE,
             (),
             on_cpu,
+            self._settles(node, given, on_cpu=on_cpu),
         )
+
+    def _settles(self, node: BoundNode, given: Sequence[int], *, on_cpu: bool) -> bool:
+        """Return whether what a node gives follows from constants and the inputs' shapes; note its outputs as such.
+
+        A length that numbers decide, as those of what is not zero, makes all that is computed with it loose.
+        """
+        names, operator = node.proto.input, node.operator
+        known = [name in self.settled or name in self._small for name in names]
+        loose = any(names[at] in self.loose for at in given)
+        only_shapes = operator.on_cpu and not loose and all(known[at] for at in given if at in operator.shapes)
+        settles = on_cpu and (only_shapes or all(known[at] for at in given))
+        by_numbers = operator.counts or any(at in operator.shapes and not known[at] for at in given)
+        results = [name for name in node.proto.output if name]
+        if settles:
+            self.settled.update(results)
+        elif loose or (by_numbers and not operator.picks):
+            self.loose.update(results)
+        return settles
 
 
 def freed(steps: Sequence[Step], kept: Iterable[int]) -> tuple[Step, ...]:
