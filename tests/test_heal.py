@@ -11,14 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from benchmarks.conformance.fidelity import compare_files
-from heal_examples import QUICK, folded_network, initializers, network, rows, spoilt
+from heal_examples import QUICK, folded_network, initializers, network, rows, spoilt, with_answers
 from onnx_examples import build, folded, gaussian, opened, run, save
 
 import rankfold
 from rankfold import lessons
-from rankfold.errors import OptionsError
+from rankfold.errors import ModelError, OptionsError
 from rankfold.heal_model import heal
-from rankfold.healing import Trained
+from rankfold.healing import How, Trained
 from rankfold.options import Options
 from rankfold.passes.refit import Fit, best_fits
 from rankfold.passes.replaced import healed_names
@@ -172,6 +172,19 @@ def test_labels_tune(tmp_path: Path) -> None:
     healed = heal(base, candidate, tmp_path / "data.npz", how="finetune", passes=2, output=target, options=QUICK)
     assert healed.steps[-1].name == "finetune"
     assert healed.steps[-1].kept
+
+
+@pytest.mark.parametrize("how", ["distill", "finetune"])
+def test_whole_numbers_are_no_lesson(tmp_path: Path, how: How) -> None:
+    base, candidate = map(with_answers, folded_network(tmp_path))
+    np.savez(tmp_path / "data.npz", labels=run(base, rows(), "y")[0].argmax(axis=1), **rows())
+    data, target = tmp_path / "data.npz", tmp_path / "healed.onnx"
+    healed = heal(base, candidate, data, how=how, passes=1, output=target, options=QUICK)
+    assert [output.name for output in healed.after.outputs] == ["y", "best"]
+    assert healed.steps[-1].name == how
+    if how == "distill":
+        with pytest.raises(ModelError, match=r"compared outputs \(best\) holds floating-point"):
+            heal(base, candidate, data, how=how, output=target, options=replace(QUICK, outputs=("best",)))
 
 
 def test_compress_heals_on_the_data_it_has(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def train(case: Case, healable: Healable, values: Mapping[str, Array], training:
     from rankfold.training.pupil import Course
 
     middles = residual_sums(case.base, case.candidate)
-    criteria: dict[str, Criterion] = dict.fromkeys(case.choosing.metrics, "relative_l2")
+    criteria: dict[str, Criterion] = dict.fromkeys(_learnable(case), "relative_l2")
     if training.labelled:
         criteria = _scored(case)
     labelled = _labelled(case, criteria) if training.labelled else None
@@ -169,7 +169,7 @@ def _of_original(case: Case, middles: tuple[str, ...]) -> tuple[Originals | None
     options, shelf = case.options, case.training
     if options.provider != "cpu" and (module := _module(case.base, middles)) is not None:
         return None, module
-    wanted = Wanted(tuple(dict.fromkeys((*case.choosing.metrics, *middles))), frozenset(middles))
+    wanted = Wanted(tuple(dict.fromkeys((*_learnable(case), *middles))), frozenset(middles))
     session = case.part(case.base, {}, wanted.tensors)
     if _are_many(session, wanted, case) and (module := _module(case.base, middles)) is not None:
         return None, module
@@ -194,10 +194,25 @@ def _module(model: Model, middles: tuple[str, ...]) -> Any:
         return None
 
 
+def _learnable(case: Case) -> tuple[str, ...]:
+    """Return the compared outputs that have gradients: those of whole numbers, such as the best class's, have none.
+
+    Raises:
+        ModelError: There is none.
+    """
+    names = tuple(name for name, array in case.choosing.references[0].items() if array.dtype.kind == "f")
+    if not names:
+        raise ModelError(
+            f"{case.base.path}: none of the compared outputs ({', '.join(case.choosing.metrics)}) holds floating-point"
+            " numbers to train toward; name others, or heal with refit alone"
+        )
+    return names
+
+
 def _scored(case: Case) -> dict[str, Criterion]:
     """Return how each output is judged: by KL where it looks like scores, else by relative L2."""
     found: dict[str, Criterion] = {}
-    for name in case.choosing.metrics:
+    for name in _learnable(case):
         reference = case.choosing.references[0][name]
         scores = resolved("auto", reference) == "kl"
         found[name] = ("kl_probabilities" if looks_like_probabilities(reference) else "kl") if scores else "relative_l2"
