@@ -68,6 +68,12 @@ class Shelf:
         return bool(self._entries) and all(entry.labels is not None for entry in self._entries)
 
     @property
+    def labels(self) -> Array | None:
+        """Return the labels of all units, None where some have none."""
+        found = [entry.labels for entry in self._entries if entry.labels is not None]
+        return np.concatenate(found) if self.labelled else None
+
+    @property
     def samples(self) -> int:
         """Return the samples of all units."""
         return sum(

@@ -201,3 +201,10 @@ def test_compress_heals_on_the_data_it_has(tmp_path: Path) -> None:
     assert step.after <= step.before
     with pytest.raises(OptionsError, match="read once only"):
         rankfold.compress(base, iter([rows()]), keep=0.4, output=tmp_path / "x.onnx", options=options)
+
+
+def test_samples_that_are_all_the_same_heal(tmp_path: Path) -> None:
+    base, candidate = folded_network(tmp_path)
+    same = {"x": np.repeat(rows(1)["x"], 200, axis=0)}
+    healed = heal(base, candidate, [same], output=tmp_path / "healed.onnx", options=QUICK)
+    assert healed.after.outputs[0].relative_l2 < 1e-3

@@ -16,6 +16,7 @@ from onnx_examples import build, folded, gaussian, opened, save
 
 from rankfold.errors import CalibrationDataError, ModelError, OptionsError, RuntimeUnavailableError
 from rankfold.heal_model import heal
+from rankfold.pipeline import compress
 
 
 def test_a_graph_that_torch_cannot_run_is_refused_by_name_and_still_refitted(tmp_path: Path) -> None:
@@ -69,8 +70,43 @@ def test_what_cannot_be_healed_is_refused(tmp_path: Path) -> None:
         heal(base, network(tmp_path / "other.onnx"), [rows()], output=tmp_path / "healed.onnx")
     with pytest.raises(OptionsError, match="how is 'magic'"):
         heal(base, candidate, [rows()], how="magic")  # type: ignore[arg-type]
-    with pytest.raises(CalibrationDataError, match="no labels"):
+    with pytest.raises(CalibrationDataError, match="no 'labels'"):
         heal(base, candidate, [rows()], how="finetune", output=tmp_path / "healed.onnx", options=QUICK)
     with pytest.raises(CalibrationDataError, match="too few held-out samples"):
         heal(base, candidate, [rows(2)], output=tmp_path / "healed.onnx")
     assert not (tmp_path / "healed.onnx").exists()
+
+
+def test_a_mask_that_is_no_input_is_refused(tmp_path: Path) -> None:
+    base, candidate = folded_network(tmp_path)
+    with pytest.raises(CalibrationDataError, match=r"mask 'nope' is no input of .*its inputs are x"):
+        heal(base, candidate, Untouched(), output=tmp_path / "healed.onnx", options=replace(QUICK, mask="nope"))
+
+
+LABELS = {
+    "one is too large": (np.where(np.arange(600) == 3, 99, 0), "labels run from 0 to 99, output 'y' has 8 classes"),
+    "one is negative": (np.where(np.arange(600) == 3, -100, 0), "labels run from -100 to 0, output 'y' has 8"),
+    "of fractions": (np.zeros(600, np.float32), r"data.npz: 'labels' is float32 of shape \(600,\); expected one whole"),
+    "too few": (np.zeros(100, np.int64), r"data.npz: 'labels' is int64 of shape \(100,\); expected one whole"),
+    "text": (np.full(600, "cat"), r"data.npz: 'labels' is .* of shape \(600,\); expected one whole"),
+}
+
+
+@pytest.mark.parametrize("name", list(LABELS))
+def test_labels_that_are_no_classes_are_refused_before_any_step(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, candidate = folded_network(tmp_path)
+    labels, message = LABELS[name]
+    np.savez(tmp_path / "data.npz", labels=labels, **rows())
+    monkeypatch.setattr("rankfold.heal_steps.refit", lambda _: pytest.fail("a step was taken"))
+    with pytest.raises(CalibrationDataError, match=message):
+        heal(base, candidate, tmp_path / "data.npz", how="finetune", output=tmp_path / "h.onnx", options=QUICK)
+
+
+def test_compress_wants_labels_before_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = network(tmp_path / "base.onnx")
+    monkeypatch.setattr("rankfold.pipeline.decide", lambda *_: pytest.fail("a plan was made"))
+    options = replace(QUICK, heal="finetune")
+    with pytest.raises(CalibrationDataError, match=r"no 'labels' that could be used .*or heal by distillation"):
+        compress(base, [rows()], keep=0.5, output=tmp_path / "o.onnx", options=options)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rankfold.capture import check_mask_input
 from rankfold.errors import CalibrationDataError, ModelError, OptionsError
 from rankfold.findings import Discrepancy, Healing
 from rankfold.heal_steps import Step, taken
@@ -24,11 +25,12 @@ from rankfold.passes.healable import Healable, find_healable
 from rankfold.passes.model_file import Model, input_specs, load_model, output_names
 from rankfold.passes.replaced import changed_by, with_values
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
-from rankfold.reading import data_fingerprint
+from rankfold.reading import data_fingerprint, readable_again
 from rankfold.runtime_calib.checkpoint import Run as KeptRun
 from rankfold.runtime_calib.checkpoint_folder import check_outside, checkpoint_folder
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import DataLike, Parting, Unit, hold_out, open_source
+from rankfold.runtime_calib.labelled_units import unlabelled
 from rankfold.runtime_calib.shelf import Shelf
 from rankfold.runtime_calib.trials import Run, reference_rows
 
@@ -72,7 +74,10 @@ def heal(
     check_writable(path)
     check_no_input(path, (*first.files, *second.files, data))
     check_measurable(first.path, first.proto)
+    check_mask_input(first, options.mask)
     healable = check_pair(first, second)
+    if how == "finetune":
+        check_labelled(first, data)
     if how != "refit":
         check_torch(second, healable, options.provider)
     options = with_outputs(first, options)
@@ -116,6 +121,19 @@ def check_pair(base: Model, candidate: Model) -> Healable:
             f"{candidate.path}: no folds are recorded in its metadata; give a model that `rankfold compress` wrote"
         )
     return found
+
+
+def check_labelled(base: Model, data: DataLike) -> None:
+    """Check before any work that the first samples have labels, where looking at them loses none.
+
+    Raises:
+        CalibrationDataError: They have none, or do not fit the model.
+    """
+    if not readable_again(data):
+        return
+    first = next(iter(open_source(data, input_specs(base)).units), None)
+    if first is not None and first.labels is None:
+        raise CalibrationDataError(unlabelled(data, instead="heal by distillation"))
 
 
 def _fingerprint(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rankfold.findings import HealStep
 from rankfold.healing import Case, How
+from rankfold.lesson_aims import aims
 from rankfold.lessons import Training, train
 from rankfold.passes.healable import Healable
 from rankfold.passes.replaced import can_hold
@@ -41,6 +42,8 @@ def taken(case: Case, healable: Healable, course: tuple[How, int], kept: Path | 
         kept: Where what was reached survives a kill; None keeps nothing.
     """
     how, passes = course
+    if how != "refit":
+        aims(case, labelled=how == "finetune")  # what it cannot go by is said before the first step, which takes long
     first = _refit(case, kept)
     if how == "refit":
         return (first,)

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
 
-from rankfold.errors import CalibrationDataError, ModelError, RuntimeUnavailableError
-from rankfold.healing import Case, Criterion, Trained
+from rankfold.errors import ModelError, RuntimeUnavailableError
+from rankfold.healing import Case, Trained
+from rankfold.lesson_aims import aims, learnable
 from rankfold.passes.healable import Healable
 from rankfold.passes.model_file import Model, outside_weights
 from rankfold.passes.residuals import residual_sums
-from rankfold.runtime_calib.distance import looks_like_probabilities, resolved
 from rankfold.runtime_calib.originals import Originals, Wanted, keep_originals, originals_bytes
 from rankfold.runtime_calib.trials import Session
 from rankfold.values import Feed, Provider
@@ -96,10 +96,7 @@ def train(case: Case, healable: Healable, values: Mapping[str, Array], training:
     from rankfold.training.pupil import Course
 
     middles = residual_sums(case.base, case.candidate)
-    criteria: dict[str, Criterion] = dict.fromkeys(_learnable(case), "relative_l2")
-    if training.labelled:
-        criteria = _scored(case)
-    labelled = _labelled(case, criteria) if training.labelled else None
+    criteria, labelled = aims(case, labelled=training.labelled)
     kept, original = _of_original(case, middles)
     sampled = _Sampled(case, kept)
     course = Course(
@@ -169,7 +166,7 @@ def _of_original(case: Case, middles: tuple[str, ...]) -> tuple[Originals | None
     options, shelf = case.options, case.training
     if options.provider != "cpu" and (module := _module(case.base, middles)) is not None:
         return None, module
-    wanted = Wanted(tuple(dict.fromkeys((*_learnable(case), *middles))), frozenset(middles))
+    wanted = Wanted(tuple(dict.fromkeys((*learnable(case), *middles))), frozenset(middles))
     session = case.part(case.base, {}, wanted.tensors)
     if _are_many(session, wanted, case) and (module := _module(case.base, middles)) is not None:
         return None, module
@@ -192,55 +189,6 @@ def _module(model: Model, middles: tuple[str, ...]) -> Any:
         return build(widened(model.proto), weights=widened_arrays(outside_weights(model)), also=middles)
     except ModelError:
         return None
-
-
-def _learnable(case: Case) -> tuple[str, ...]:
-    """Return the compared outputs that have gradients: those of whole numbers, such as the best class's, have none.
-
-    Raises:
-        ModelError: There is none.
-    """
-    names = tuple(name for name, array in case.choosing.references[0].items() if array.dtype.kind == "f")
-    if not names:
-        raise ModelError(
-            f"{case.base.path}: none of the compared outputs ({', '.join(case.choosing.metrics)}) holds floating-point"
-            " numbers to train toward; name others, or heal with refit alone"
-        )
-    return names
-
-
-def _scored(case: Case) -> dict[str, Criterion]:
-    """Return how each output is judged: by KL where it looks like scores, else by relative L2."""
-    found: dict[str, Criterion] = {}
-    for name in _learnable(case):
-        reference = case.choosing.references[0][name]
-        scores = resolved("auto", reference) == "kl"
-        found[name] = ("kl_probabilities" if looks_like_probabilities(reference) else "kl") if scores else "relative_l2"
-    return found
-
-
-def _labelled(case: Case, criteria: Mapping[str, Criterion]) -> str:
-    """Return the output that labels are compared with: the first that looks like scores.
-
-    Raises:
-        CalibrationDataError: There is none, or there are no labels.
-    """
-    scores = [name for name, criterion in criteria.items() if criterion != "relative_l2"]
-    if not scores:
-        raise CalibrationDataError("no compared output has a row of class scores per sample; labels have no use here")
-    if not case.training.labelled or any(labels is None for labels in case.labels):
-        raise CalibrationDataError(
-            "the data has no labels; give an array `labels` with one whole number per sample, or heal by distillation"
-        )
-    classes = case.choosing.references[0][scores[0]].shape[-1]
-    for labels in case.labels:
-        assert labels is not None  # asked above
-        if labels.min(initial=0) < 0 or labels.max(initial=0) >= classes:
-            raise CalibrationDataError(
-                f"labels run from {labels.min()} to {labels.max()}, output {scores[0]!r} has {classes} classes; number"
-                " them from 0"
-            )
-    return scores[0]
 
 
 def _stored(model: Model, name: str, array: Array) -> Array:

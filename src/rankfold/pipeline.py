@@ -161,7 +161,7 @@ def compress(  # the public way in: one budget of several, and where the result 
     path = Path(output) if output is not None else loaded.given.path.with_suffix(".folded.onnx")
     _check_place(path, loaded, data, options)
     options = with_outputs(loaded, options)
-    check_healing(data, options)
+    check_healing(loaded.given, data, options)
     if isinstance(budget, RankPlan):
         check_plan(budget, scan, model_digest=loaded.digest)
     scan, budget = prepared(scan, budget, options)
