@@ -57,7 +57,11 @@ class Shelf:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._last.clear()
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as failure:
+            if error is None:
+                raise self._full(failure) from failure
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -134,13 +138,16 @@ class Shelf:
         try:
             self._file.write(np.ascontiguousarray(array).tobytes())
         except OSError as error:
-            raise OutputError(
-                f"{self.path}: data cannot be kept there ({error.strerror or error}); make room in that folder, or set"
-                " TMPDIR to another"
-            ) from error
+            raise self._full(error) from error
         if keep:
             self._last[name] = (array, place)
         return place
+
+    def _full(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.path}: data cannot be kept there ({error.strerror or error}); make room in that folder, or set"
+            " TMPDIR to another"
+        )
 
     @staticmethod
     def _read(mapped: Array, place: _Place) -> Array:

@@ -89,3 +89,28 @@ def test_a_killed_healing_ends_with_the_same_bytes(files: tuple[str, str, str], 
     assert out.read_bytes() == (tmp_path / "a.onnx").read_bytes()
     assert ended.steps[1] == whole.steps[1]
     assert not kept.exists()
+
+
+@pytest.mark.parametrize(("name", "content"), [("refitted.npz", b"no"), ("refitted.npz", b""), ("training.pt", b"no")])
+def test_a_damaged_checkpoint_is_named(
+    name: str, content: bytes, files: tuple[str, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, candidate, data = files
+    kept = tmp_path / "kept"
+
+    def killing(items: Iterable[Any], description: str, total: int | None) -> Iterator[Any]:  # noqa: ARG001
+        for number, item in enumerate(items):
+            if description == "training" and number == 70:
+                raise Killed
+            yield item
+
+    options = Options(checkpoint=kept, progress=killing)
+    with pytest.raises(Killed):
+        heal(base, candidate, data, how="distill", passes=2, output=tmp_path / "o.onnx", options=options)
+    (kept / name).write_bytes(content)
+    command = ["heal", base, candidate, "--data", data, "--how", "distill", "--passes", "2", "--checkpoint", str(kept)]
+    assert main([*command, "-o", str(tmp_path / "o.onnx"), "--quiet"]) == 3
+    told = capsys.readouterr().err
+    assert f"{kept / name}: the checkpoint cannot be read (" in told
+    assert "remove its folder and begin anew" in told
+    assert not (tmp_path / "o.onnx").exists()

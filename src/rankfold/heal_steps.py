@@ -15,7 +15,7 @@ from rankfold.lessons import Training, train
 from rankfold.passes.healable import Healable
 from rankfold.passes.replaced import can_hold
 from rankfold.refit import refit
-from rankfold.runtime_calib.checkpoint_folder import whole
+from rankfold.runtime_calib.checkpoint_folder import readable, whole
 from rankfold.values import Skipped
 
 Array = NDArray[np.generic]
@@ -56,7 +56,7 @@ def _refit(case: Case, kept: Path | None) -> Step:
     before = case.error(case.opened({}))
     file = None if kept is None else kept / _REFITTED
     if file is not None and file.is_file():
-        with np.load(file) as archive:
+        with readable(file), file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             values: dict[str, Array] = {name.removeprefix(_NAMED): archive[name] for name in archive.files}
         after = case.error(case.opened(values))
         return Step(values, HealStep("refit", before, after, bool(values), ("fitted before the run was killed",)))
