@@ -153,6 +153,20 @@ def test_a_script_scores_and_its_prints_stay_off_stdout(capsys: pytest.CaptureFi
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_script_changes_its_own_working_folder_alone() -> None:
+    home = Path.cwd()
+    Path("moves.py").write_text(
+        "import os\ndef evaluate(predict):\n    os.chdir('/')\n    predict({})\n    assert os.getcwd() == '/'\n"
+        "    return 1.0\n"
+    )
+    seen: list[Path] = []
+    evaluate = script_evaluate(Path("moves.py"))
+    for _ in range(2):
+        assert scored(evaluate, lambda _: seen.append(Path.cwd()) or {}).value == 1.0
+    assert [*seen, Path.cwd()] == [home] * 3
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_script_that_raises_or_lacks_evaluate_is_refused_with_its_line() -> None:
     Path("none.py").write_text("x = 1\n")
     with pytest.raises(CalibrationDataError, match=r"none.py: has no function evaluate\(predict\)"):
