@@ -25,6 +25,8 @@ def script_evaluate(path: Path) -> Callable[[Callable[[Any], Any]], object]:
         CalibrationDataError: There is no `evaluate`, or the script raised, then or when it is called; with file, line
             and the original error.
     """
+    if not path.is_file():
+        raise CalibrationDataError(f"{path}: no such script, nor the name of a score; give one with evaluate(predict)")
     guard = UserCode(path)
     folder = path.resolve().parent
     with importable(folder), guard:

@@ -29,6 +29,8 @@ def test_a_graph_that_torch_cannot_run_is_refused_by_name_and_still_refitted(tmp
     with pytest.raises(ModelError, match="Det"):
         heal(base, candidate, Untouched(), how="distill", output=tmp_path / "healed.onnx", options=QUICK)
     heal(base, candidate, [rows()], output=tmp_path / "healed.onnx", options=QUICK)
+    with pytest.raises(ModelError, match="Det"):
+        compress(base, Untouched(), keep=0.5, output=tmp_path / "out.onnx", options=replace(QUICK, heal="distill"))
 
 
 class Untouched(Sequence[Any]):

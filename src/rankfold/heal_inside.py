@@ -25,6 +25,7 @@ def check_healing(base: Model, data: DataLike, options: Options) -> None:
     Raises:
         CalibrationDataError: Labels are needed, and there are none.
         OptionsError: The data can be read once only.
+        ModelError: torch cannot run the graph; a fold adds nothing to it that torch lacks.
         RuntimeUnavailableError: torch is needed and not there.
     """
     if options.heal == "none":
@@ -37,7 +38,7 @@ def check_healing(base: Model, data: DataLike, options: Options) -> None:
     if options.heal == "finetune":
         check_labelled(base, data)
     if options.heal != "refit":
-        check_torch(None, Healable((), ()), options.provider)
+        check_torch(base, Healable((), ()), options.provider)
 
 
 def heal_inside(base: Model, place: Path, data: DataLike, work: Path, options: Options) -> Healing | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankfold import __version__
+from rankfold.answers import original_score
 from rankfold.budgets import Utilized
 from rankfold.calibration_file import load_calibration as load_calibration
 from rankfold.calibration_file import save_calibration as save_calibration
@@ -16,7 +17,7 @@ from rankfold.capture import capture, captured, work_folder
 from rankfold.cautions import pattern_warnings
 from rankfold.decide import Grounds, decide, grounds_of, site_spectra, whole_bases
 from rankfold.errors import PlanError
-from rankfold.evaluation import Evaluate
+from rankfold.evaluation import Evaluate, MaxDrop
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
 from rankfold.frontier import Frontier as Frontier
 from rankfold.frontier import frontier as frontier
@@ -165,6 +166,8 @@ def compress(  # the public way in: one budget of several, and where the result 
     if isinstance(budget, RankPlan):
         check_plan(budget, scan, model_digest=loaded.digest)
     scan, budget = prepared(scan, budget, options)
+    if isinstance(budget, MaxDrop):  # a score that cannot be told is known before a long calibration
+        budget = replace(budget, before=original_score(loaded, budget.evaluate, options))
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads(), work_folder(options) as work:
         spool = options.held_out_to or Path(folder) / "held_out.npz"
         decision = decide(_grounds((loaded, scan), data, budget, (spool, work, Path(folder)), options), budget)
