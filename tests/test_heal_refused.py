@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from heal_examples import QUICK, folded_network, network, rows
+from heal_examples import QUICK, folded_network, network, rows, spoilt
 from onnx_examples import build, folded, gaussian, opened, save
 
 from rankfold.errors import CalibrationDataError, ModelError, OptionsError, RuntimeUnavailableError
@@ -112,3 +112,10 @@ def test_compress_wants_labels_before_it_works(tmp_path: Path, monkeypatch: pyte
     options = replace(QUICK, heal="finetune")
     with pytest.raises(CalibrationDataError, match=r"no 'labels' that could be used .*or heal by distillation"):
         compress(base, [rows()], keep=0.5, output=tmp_path / "o.onnx", options=options)
+
+
+def test_a_candidate_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
+    base, candidate = folded_network(tmp_path)
+    broken = spoilt(candidate, "shift", np.full(48, np.nan), tmp_path / "broken.onnx")
+    with pytest.raises(ModelError, match=r"broken\.onnx: its outputs hold NaN or infinity where the original's are"):
+        heal(base, broken, [rows()], output=tmp_path / "healed.onnx", options=QUICK)

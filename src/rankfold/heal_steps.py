@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rankfold.errors import ModelError
 from rankfold.findings import HealStep
 from rankfold.healing import Case, How
 from rankfold.lesson_aims import aims
@@ -52,8 +53,17 @@ def taken(case: Case, healable: Healable, course: tuple[How, int], kept: Path | 
 
 
 def _refit(case: Case, kept: Path | None) -> Step:
-    """Fit in closed form, or take what an earlier call fitted before it was killed."""
+    """Fit in closed form, or take what an earlier call fitted before it was killed.
+
+    Raises:
+        ModelError: The candidate gives no finite numbers.
+    """
     before = case.error(case.opened({}))
+    if not np.isfinite(before):
+        raise ModelError(
+            f"{case.candidate.path}: its outputs hold NaN or infinity where the original's are finite, and cannot be"
+            " healed; compress the original anew, to a larger size or in float32"
+        )
     file = None if kept is None else kept / _REFITTED
     if file is not None and file.is_file():
         with readable(file), file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
