@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,14 @@ class Shelf:
         """Return the labels of all units, None where some have none."""
         found = [entry.labels for entry in self._entries if entry.labels is not None]
         return np.concatenate(found) if self.labelled else None
+
+    def digest(self) -> str:
+        """Return the sha256 of all units and their labels, in their order."""
+        with self.path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256")
+        for entry in self._entries:
+            found.update(f"{entry.places} {None if entry.labels is None else entry.labels.tolist()}".encode())
+        return found.hexdigest()
 
     @property
     def samples(self) -> int:

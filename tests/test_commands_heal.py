@@ -67,17 +67,18 @@ class Killed(BaseException):
     """What a test ends a run with."""
 
 
+def killing(items: Iterable[Any], description: str, total: int | None) -> Iterator[Any]:  # noqa: ARG001
+    """Raise in the second pass of a training."""
+    for number, item in enumerate(items):
+        if description == "training" and number == 70:
+            raise Killed
+        yield item
+
+
 def test_a_killed_healing_ends_with_the_same_bytes(files: tuple[str, str, str], tmp_path: Path) -> None:
     base, candidate, data = files
     whole = heal(base, candidate, data, how="distill", passes=2, output=tmp_path / "a.onnx", options=Options())
     kept = tmp_path / "kept"
-
-    def killing(items: Iterable[Any], description: str, total: int | None) -> Iterator[Any]:  # noqa: ARG001
-        for number, item in enumerate(items):
-            if description == "training" and number == 70:
-                raise Killed
-            yield item
-
     out = tmp_path / "b.onnx"
     options = Options(checkpoint=kept, progress=killing)
     with pytest.raises(Killed):
@@ -97,13 +98,6 @@ def test_a_damaged_checkpoint_is_named(
 ) -> None:
     base, candidate, data = files
     kept = tmp_path / "kept"
-
-    def killing(items: Iterable[Any], description: str, total: int | None) -> Iterator[Any]:  # noqa: ARG001
-        for number, item in enumerate(items):
-            if description == "training" and number == 70:
-                raise Killed
-            yield item
-
     options = Options(checkpoint=kept, progress=killing)
     with pytest.raises(Killed):
         heal(base, candidate, data, how="distill", passes=2, output=tmp_path / "o.onnx", options=options)
@@ -114,3 +108,15 @@ def test_a_damaged_checkpoint_is_named(
     assert f"{kept / name}: the checkpoint cannot be read (" in told
     assert "remove its folder and begin anew" in told
     assert not (tmp_path / "o.onnx").exists()
+
+
+def test_samples_that_changed_since_a_kill_are_refused(files: tuple[str, str, str], tmp_path: Path) -> None:
+    base, candidate, _ = files
+    kept, out = tmp_path / "kept", tmp_path / "o.onnx"
+    options = Options(checkpoint=kept, progress=killing)
+    with pytest.raises(Killed):
+        heal(base, candidate, [rows()], how="distill", passes=2, output=out, options=options)
+    with pytest.raises(CalibrationDataError, match="another run: not the same samples"):
+        heal(base, candidate, [rows(seed=5)], how="distill", passes=2, output=out, options=Options(checkpoint=kept))
+    heal(base, candidate, [rows()], how="distill", passes=2, output=out, options=Options(checkpoint=kept))
+    assert not kept.exists()
