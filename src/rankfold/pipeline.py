@@ -166,8 +166,7 @@ def compress(  # the public way in: one budget of several, and where the result 
     if isinstance(budget, RankPlan):
         check_plan(budget, scan, model_digest=loaded.digest)
     scan, budget = prepared(scan, budget, options)
-    if isinstance(budget, MaxDrop):  # a score that cannot be told is known before a long calibration
-        budget = replace(budget, before=original_score(loaded, budget.evaluate, options))
+    budget = _with_score(budget, loaded, options)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads(), work_folder(options) as work:
         spool = options.held_out_to or Path(folder) / "held_out.npz"
         decision = decide(_grounds((loaded, scan), data, budget, (spool, work, Path(folder)), options), budget)
@@ -182,6 +181,13 @@ def compress(  # the public way in: one budget of several, and where the result 
             report = report_on(loaded, scan, decision, (place, spool), options)
             report = with_evaluation(report, budget, decision, options)
     return Result(replace(report, output=path, healing=healing), decision.plan, path, options.held_out_to)
+
+
+def _with_score(budget: Budget, model: Model, options: Options) -> Budget:
+    """Return a budget with what the original scores: a score that cannot be told shall not waste a calibration."""
+    if not isinstance(budget, MaxDrop):
+        return budget
+    return replace(budget, before=original_score(model, budget.evaluate, options))
 
 
 def _grounds(
