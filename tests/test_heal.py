@@ -208,3 +208,30 @@ def test_samples_that_are_all_the_same_heal(tmp_path: Path) -> None:
     same = {"x": np.repeat(rows(1)["x"], 200, axis=0)}
     healed = heal(base, candidate, [same], output=tmp_path / "healed.onnx", options=QUICK)
     assert healed.after.outputs[0].relative_l2 < 1e-3
+
+
+FAILURES = [
+    (
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to",
+        MemoryError,
+        "alloc",
+    ),
+    ("CUDA out of memory. Tried to allocate 2.00 GiB.", MemoryError, "CUDA out of memory"),
+    ("something else.\nAnd more", ModelError, r"torch fails while computing MatMul 'h' \(something else\); heal with"),
+]
+
+
+@pytest.mark.parametrize(("said", "kind", "message"), FAILURES)
+def test_what_torch_fails_at_is_told(
+    said: str, kind: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        error = RuntimeError(said)
+        error.add_note("while computing MatMul 'h'")
+        raise error
+
+    base, candidate = folded_network(tmp_path)
+    monkeypatch.setattr("rankfold.training.distill.distill", failing)
+    with pytest.raises(kind, match=message):
+        heal(base, candidate, [rows()], how="distill", output=tmp_path / "healed.onnx", options=QUICK)
+    assert not (tmp_path / "healed.onnx").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from rankfold.values import Feed, Provider
 
 Array = NDArray[np.generic]
 Lesson = tuple[Feed, Feed | None, Array | None]
+_NO_MEMORY = ("can't allocate memory", "out of memory")  # torch's words on a processor and on a GPU
 MOST_KEPT_BYTES = 32 << 30  # of the original's tensors; what is more is computed again at every step
 LABELS_WEIGHT = 0.5  # as much by the labels as by the original's outputs
 
@@ -119,8 +121,29 @@ def train(case: Case, healable: Healable, values: Mapping[str, Array], training:
     weights = outside_weights(case.candidate) | {
         name: _stored(case.candidate, name, array) for name, array in values.items()
     }
-    found = distill(case.candidate.proto, course, schooling, trainable=healable.names, weights=weights)
+    with _told_failures():
+        found = distill(case.candidate.proto, course, schooling, trainable=healable.names, weights=weights)
     return Trained(found.arrays, found.before, found.after, found.rate, found.steps)
+
+
+@contextmanager
+def _told_failures() -> Iterator[None]:
+    """Tell what torch cannot do with a model while it runs: it has no memory left, or fails at a node.
+
+    Raises:
+        MemoryError: No memory is left, on the processor or the GPU.
+        ModelError: A node cannot be computed; the message names it.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        said, _, _ = str(error).partition("\n")
+        if any(sign in said for sign in _NO_MEMORY):
+            raise MemoryError(said) from error
+        at = [note for note in getattr(error, "__notes__", ()) if note.startswith("while computing")]
+        if not at:
+            raise
+        raise ModelError(f"torch fails {at[0]} ({said.rstrip('.')}); heal with refit alone") from error
 
 
 @dataclass(frozen=True)
