@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from heal_examples import QUICK, folded_network, network, rows, spoilt
@@ -119,3 +120,17 @@ def test_a_candidate_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
     broken = spoilt(candidate, "shift", np.full(48, np.nan), tmp_path / "broken.onnx")
     with pytest.raises(ModelError, match=r"broken\.onnx: its outputs hold NaN or infinity where the original's are"):
         heal(base, broken, [rows()], output=tmp_path / "healed.onnx", options=QUICK)
+
+
+@pytest.mark.parametrize(("inside", "out"), [(64, 8), (48, 16)])
+def test_an_original_of_other_widths_is_refused(inside: int, out: int, tmp_path: Path) -> None:
+    def of_width(hidden: int, last: int) -> onnx.ModelProto:
+        body = "g (float[N,32] x) => (float[N,M] y) { h = MatMul(x, w1) a = Relu(h) y = MatMul(a, w2) }"
+        return build(body, {"w1": gaussian(32, hidden), "w2": gaussian(hidden, last, seed=1)})
+
+    candidate = folded(opened(of_width(48, 8), tmp_path, "base.onnx"), rows(300, seed=50), 4)
+    other = save(of_width(inside, out), tmp_path / "other.onnx")
+    with pytest.raises(
+        ModelError, match=r"folded\.onnx: tensor '[hy]' has shape .*, and in .*other\.onnx .*; give the"
+    ):
+        heal(other, candidate, [rows()], output=tmp_path / "healed.onnx", options=QUICK)

@@ -14,9 +14,12 @@ from rankfold.healing import Case, How
 from rankfold.lesson_aims import aims
 from rankfold.lessons import Training, train
 from rankfold.passes.healable import Healable
+from rankfold.passes.refit_sites import find_refit_sites
 from rankfold.passes.replaced import can_hold
+from rankfold.passes.residuals import residual_sums
 from rankfold.refit import refit
 from rankfold.runtime_calib.checkpoint_folder import readable, whole
+from rankfold.runtime_calib.sessions import run_outputs
 from rankfold.values import Skipped
 
 Array = NDArray[np.generic]
@@ -43,6 +46,7 @@ def taken(case: Case, healable: Healable, course: tuple[How, int], kept: Path | 
         kept: Where what was reached survives a kill; None keeps nothing.
     """
     how, passes = course
+    _check_shapes(case)
     if how != "refit":
         aims(case, labelled=how == "finetune")  # what it cannot go by is said before the first step, which takes long
     first = _refit(case, kept)
@@ -50,6 +54,25 @@ def taken(case: Case, healable: Healable, course: tuple[How, int], kept: Path | 
         return (first,)
     file = None if kept is None else kept / _TRAINED
     return first, _train(case, healable, first, Training(passes, labelled=how == "finetune", file=file))
+
+
+def _check_shapes(case: Case) -> None:
+    """Check on one sample that what is compared has the same shape in both models.
+
+    Raises:
+        ModelError: It has not: the candidate was made of another model.
+    """
+    sites, _ = find_refit_sites(case.base, case.candidate)
+    inside = (*(use.target for site in sites for use in site.uses), *residual_sums(case.base, case.candidate))
+    names = tuple(dict.fromkeys((*case.choosing.metrics, *inside)))
+    feed, _ = case.training.batch([0])
+    wanted, found = (run_outputs(case.part(model, {}, names), feed) for model in (case.base, case.candidate))
+    for name in names:
+        if wanted[name].shape != found[name].shape:
+            raise ModelError(
+                f"{case.candidate.path}: tensor {name!r} has shape {found[name].shape}, and in {case.base.path}"
+                f" {wanted[name].shape}; give the model that it was made of"
+            )
 
 
 def _refit(case: Case, kept: Path | None) -> Step:
