@@ -53,7 +53,9 @@ def _labelled(case: Case, criteria: Mapping[str, Criterion]) -> str:
     """Return the output that labels are compared with: the first that looks like scores."""
     scores = [name for name, criterion in criteria.items() if criterion != "relative_l2"]
     if not scores:
-        raise CalibrationDataError("no compared output has a row of class scores per sample; labels have no use here")
+        raise CalibrationDataError(
+            "no compared output has a row of class scores per sample, and labels have no use; heal by distillation"
+        )
     known = [case.training.labels, *case.labels]
     given = [labels for labels in known if labels is not None]
     if len(given) < len(known):
