@@ -170,6 +170,14 @@ def test_what_follows_from_numbers_is_computed_for_each_feed(name: str) -> None:
         assert disagreement(found, run(model, feed, "y")) is None
 
 
+def test_many_constant_lengths_are_known_lengths() -> None:
+    parts = ", ".join(f"p{number}" for number in range(70))
+    text = f"g (float[N,70] x) => (int64[2] y) {{ {parts} = Split<axis=1>(x, lengths) y = Shape(p3) }}"
+    module = build(model_of(text, {"lengths": np.ones(70, np.int64)}))
+    assert module({"x": torch.ones(3, 70)})["y"].tolist() == [3, 1]
+    assert len(module._settled) == 1
+
+
 def test_what_is_picked_by_numbers_has_a_known_shape() -> None:
     text = "g (float[N,8] x, int64[N] ids) => (int64[2] y) { p = Gather(x, ids) y = Shape(p) }"
     module = build(model_of(text, {}))

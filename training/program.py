@@ -70,9 +70,8 @@ def laid_out(graph: Graph, outputs: Collection[str], *, trainable: Collection[st
         outputs: Names of values of it.
         trainable: Names of constants that change, and so stay on the device.
     """
-    layout = _Layout(
-        {name for name, value in graph.constants.items() if value.numel() <= MOST_ON_CPU and name not in trainable}
-    )
+    fixed = graph.constants.keys() - set(trainable)
+    layout = _Layout({name for name in fixed if graph.constants[name].numel() <= MOST_ON_CPU}, fixed)
     inputs = {name: layout.place(name) for name in graph.inputs}
     steps = [layout.step(node) for node in graph.nodes]
     kept = {name: layout.place(name, on_cpu=name in layout.on_cpu) for name in outputs}
@@ -97,12 +96,12 @@ class _Layout:
         loose: Values whose shape does not.
     """
 
-    def __init__(self, small: set[str]) -> None:
+    def __init__(self, small: set[str], fixed: set[str]) -> None:
         self.places: dict[tuple[str, bool], int] = {}
         self.on_cpu: set[str] = set()
         self.settled: set[str] = set()
         self.loose: set[str] = set()
-        self._small = small
+        self._small, self._fixed = small, fixed
 
     def place(self, name: str, *, on_cpu: bool = False) -> int:
         """Return where a value lies, or will."""
@@ -141,7 +140,7 @@ class _Layout:
         A length that numbers decide, as those of what is not zero, makes all that is computed with it loose.
         """
         names, operator = node.proto.input, node.operator
-        known = [name in self.settled or name in self._small for name in names]
+        known = [name in self.settled or name in self._fixed for name in names]
         loose = any(names[at] in self.loose for at in given)
         only_shapes = operator.on_cpu and not loose and all(known[at] for at in given if at in operator.shapes)
         settles = on_cpu and (only_shapes or all(known[at] for at in given))
