@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,13 @@ from typing import Any
 import numpy as np
 
 from rankfold.errors import CalibrationDataError
-from rankfold.runtime_calib.checkpoint_folder import RUN, SUMS, cleared, whole
+from rankfold.runtime_calib.checkpoint_folder import RUN, SUMS, cleared, readable, whole
 from rankfold.runtime_calib.sums import Sums
 from rankfold.values import Feed, Request
 
 SAVE_SECONDS = 60.0
 _COST = 20.0
 """Saving may take one part in so many of the time: what takes long is saved more seldom."""
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 Fingerprint = dict[str, str]
 
@@ -55,7 +52,7 @@ class Run:
         if not (self.folder / RUN).is_file():
             self._write(None)
             return None
-        with _readable(self.folder / RUN):
+        with readable(self.folder / RUN):
             content = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
             if content.get("finished"):
                 cleared(self.folder)
@@ -133,7 +130,7 @@ class SumKeeper:
         if not self.path.is_file():
             return 0, ""
         # Opened by hand: np.load leaves a damaged file open.
-        with _readable(self.path), self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with readable(self.path), self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             head = json.loads(str(archive["head"]))
             if tuple(head["place"]) != self.place:
                 return 0, ""
@@ -154,13 +151,3 @@ class SumKeeper:
             f"{self.path.parent}: the data is not what the checkpoint was made of; give the same data, in the same"
             " order, or remove the folder"
         )
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except _DAMAGE as error:
-        raise CalibrationDataError(
-            f"{path}: the checkpoint cannot be read ({error}); remove its folder and begin anew"
-        ) from error

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from rankfold.errors import OutputError
+from rankfold.errors import CalibrationDataError, OutputError
 
 if sys.platform != "win32":
     import fcntl
@@ -28,6 +30,8 @@ _OWN = (
     "refitted.npz",
     "training.pt",
 )
+# What reading a file that is not whole raises: json, numpy, and, with the last two, torch.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError)
 
 
 @contextmanager
@@ -122,3 +126,19 @@ def whole(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); give a folder with room") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Read a file of a checkpoint in this block.
+
+    Raises:
+        CalibrationDataError: The block says that the file is damaged.
+    """
+    try:
+        yield
+    except _DAMAGE as error:
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise CalibrationDataError(
+            f"{path}: the checkpoint cannot be read ({said}); remove its folder and begin anew"
+        ) from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -59,23 +60,54 @@ def importable(folder: Path) -> Iterator[None]:
 class UserCode:
     """Context in which whatever the script raises, its exit included, becomes a CalibrationDataError.
 
-    What it prints goes to stderr: stdout is for results.
+    What it prints goes to stderr: stdout is for results. The working folder that it changes to is its own: outside the
+    context relative paths mean what they meant before.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._folder: str | None = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the script's working folder for a call that comes back from it."""
+        there = _working_folder()
+        _change_to(self._before)
+        try:
+            yield
+        finally:
+            _change_to(there)
 
     def __enter__(self) -> None:
+        self._before = _working_folder()
+        _change_to(self._folder)
         self._printing = redirect_stdout(sys.stderr)
         self._printing.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._printing.__exit__(None, None, None)
+        self._folder = _working_folder()
+        _change_to(self._before)
         if isinstance(error, Exception | SystemExit) and not isinstance(error, CalibrationDataError):
             line = _line(error, str(self.path))
             raise CalibrationDataError(
                 f"{self.path}{line}: the script raised {type(error).__name__}: {error}; mend the script"
             ) from error
+
+
+def _working_folder() -> str | None:
+    """Return the working folder, None where it was removed."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return None
+
+
+def _change_to(folder: str | None) -> None:
+    """Work in a folder; one that was removed is left alone."""
+    if folder is not None and folder != _working_folder():
+        with suppress(OSError):
+            os.chdir(folder)
 
 
 def _line(error: BaseException, file_name: str) -> str:

@@ -48,7 +48,7 @@ def class_numbers(shelf: Shelf, data: DataLike) -> NDArray[np.generic]:
     found = [(number, shelf.unit(number)) for number in range(len(shelf))]
     for number, unit in found:
         if unit.labels is None:
-            raise CalibrationDataError(_unlabelled(data))
+            raise CalibrationDataError(unlabelled(data, instead="measure without labels"))
         if len(unit.labels) != sample_count(unit.feed):
             raise CalibrationDataError(
                 f"feed {number} of the data has {len(unit.labels)} labels for {sample_count(unit.feed)} samples;"
@@ -75,12 +75,13 @@ def class_batches(shelf: Shelf, classes: NDArray[np.generic] | None, batch_size:
         yield feed, None if classes is None or labels is None else np.searchsorted(classes, labels)
 
 
-def _unlabelled(data: DataLike) -> str:
+def unlabelled(data: DataLike, *, instead: str) -> str:
+    """Return what is wrong with the labels of data that gives none, and what else can be done."""
     for path, found in _stored_labels(data).items():
         return f"{path}: '{_LABELS}' is {found}; {_EXPECTED}, as in np.savez(path, **inputs, {_LABELS}=numbers)"
     return (
         f"there are no '{_LABELS}' that could be used beside the inputs of the data; {_EXPECTED}: give an .npz, or feed"
-        f" dicts, with an array '{_LABELS}', or measure without labels"
+        f" dicts, with an array '{_LABELS}', or {instead}"
     )
 
 

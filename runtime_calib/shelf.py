@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,11 @@ class Shelf:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._last.clear()
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as failure:
+            if error is None:
+                raise self._full(failure) from failure
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -66,6 +71,20 @@ class Shelf:
     def labelled(self) -> bool:
         """Return whether there are units, and all have labels."""
         return bool(self._entries) and all(entry.labels is not None for entry in self._entries)
+
+    @property
+    def labels(self) -> Array | None:
+        """Return the labels of all units, None where some have none."""
+        found = [entry.labels for entry in self._entries if entry.labels is not None]
+        return np.concatenate(found) if self.labelled else None
+
+    def digest(self) -> str:
+        """Return the sha256 of all units and their labels, in their order."""
+        with self.path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256")
+        for entry in self._entries:
+            found.update(f"{entry.places} {None if entry.labels is None else entry.labels.tolist()}".encode())
+        return found.hexdigest()
 
     @property
     def samples(self) -> int:
@@ -128,13 +147,16 @@ class Shelf:
         try:
             self._file.write(np.ascontiguousarray(array).tobytes())
         except OSError as error:
-            raise OutputError(
-                f"{self.path}: data cannot be kept there ({error.strerror or error}); make room in that folder, or set"
-                " TMPDIR to another"
-            ) from error
+            raise self._full(error) from error
         if keep:
             self._last[name] = (array, place)
         return place
+
+    def _full(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.path}: data cannot be kept there ({error.strerror or error}); make room in that folder, or set"
+            " TMPDIR to another"
+        )
 
     @staticmethod
     def _read(mapped: Array, place: _Place) -> Array:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnx_examples import build, folded, gaussian, opened, save
 
 from rankfold.options import Options
@@ -43,6 +43,14 @@ def network(path: Path, *, half: bool = False) -> Path:
     body = BODY.replace("float[", "float16[") if half else BODY
     kept = {name: array.astype(np.float16) if half else array for name, array in weights.items()}
     return save(build(body, kept), path)
+
+
+def with_answers(path: Path) -> Path:
+    """Give a network a second output, in its place: the number of the best class."""
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("ArgMax", ["y"], ["best"], axis=1, keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("best", onnx.TensorProto.INT64, ["N"]))
+    return save(model, path)
 
 
 def rows(count: int = 600, *, half: bool = False, seed: int = 0) -> Feed:

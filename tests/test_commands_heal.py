@@ -67,17 +67,18 @@ class Killed(BaseException):
     """What a test ends a run with."""
 
 
+def killing(items: Iterable[Any], description: str, total: int | None) -> Iterator[Any]:  # noqa: ARG001
+    """Raise in the second pass of a training."""
+    for number, item in enumerate(items):
+        if description == "training" and number == 70:
+            raise Killed
+        yield item
+
+
 def test_a_killed_healing_ends_with_the_same_bytes(files: tuple[str, str, str], tmp_path: Path) -> None:
     base, candidate, data = files
     whole = heal(base, candidate, data, how="distill", passes=2, output=tmp_path / "a.onnx", options=Options())
     kept = tmp_path / "kept"
-
-    def killing(items: Iterable[Any], description: str, total: int | None) -> Iterator[Any]:  # noqa: ARG001
-        for number, item in enumerate(items):
-            if description == "training" and number == 70:
-                raise Killed
-            yield item
-
     out = tmp_path / "b.onnx"
     options = Options(checkpoint=kept, progress=killing)
     with pytest.raises(Killed):
@@ -88,4 +89,34 @@ def test_a_killed_healing_ends_with_the_same_bytes(files: tuple[str, str, str], 
     ended = heal(base, candidate, data, how="distill", passes=2, output=out, options=Options(checkpoint=kept))
     assert out.read_bytes() == (tmp_path / "a.onnx").read_bytes()
     assert ended.steps[1] == whole.steps[1]
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize(("name", "content"), [("refitted.npz", b"no"), ("refitted.npz", b""), ("training.pt", b"no")])
+def test_a_damaged_checkpoint_is_named(
+    name: str, content: bytes, files: tuple[str, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, candidate, data = files
+    kept = tmp_path / "kept"
+    options = Options(checkpoint=kept, progress=killing)
+    with pytest.raises(Killed):
+        heal(base, candidate, data, how="distill", passes=2, output=tmp_path / "o.onnx", options=options)
+    (kept / name).write_bytes(content)
+    command = ["heal", base, candidate, "--data", data, "--how", "distill", "--passes", "2", "--checkpoint", str(kept)]
+    assert main([*command, "-o", str(tmp_path / "o.onnx"), "--quiet"]) == 3
+    told = capsys.readouterr().err
+    assert f"{kept / name}: the checkpoint cannot be read (" in told
+    assert "remove its folder and begin anew" in told
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_samples_that_changed_since_a_kill_are_refused(files: tuple[str, str, str], tmp_path: Path) -> None:
+    base, candidate, _ = files
+    kept, out = tmp_path / "kept", tmp_path / "o.onnx"
+    options = Options(checkpoint=kept, progress=killing)
+    with pytest.raises(Killed):
+        heal(base, candidate, [rows()], how="distill", passes=2, output=out, options=options)
+    with pytest.raises(CalibrationDataError, match="another run: not the same samples"):
+        heal(base, candidate, [rows(seed=5)], how="distill", passes=2, output=out, options=Options(checkpoint=kept))
+    heal(base, candidate, [rows()], how="distill", passes=2, output=out, options=Options(checkpoint=kept))
     assert not kept.exists()

@@ -60,6 +60,29 @@ def test_neighbours_are_importable_while_it_runs_and_nothing_is_left_behind(tmp_
     assert not (tmp_path / "__pycache__" / "loader.cpython-311.pyc").exists()
 
 
+def test_the_working_folder_is_the_scripts_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    text = HEAD + (
+        "import os\ndef load_data():\n    os.chdir('there')\n    for _ in range(2):\n"
+        "        assert os.path.basename(os.getcwd()) == 'there'\n        yield {'x': X}"
+    )
+    (tmp_path / "loader.py").write_text(text)
+    folders = [Path.cwd() for _ in open_source(Path("loader.py"), (X,)).units]
+    assert folders == [tmp_path] * 4
+    assert Path.cwd() == tmp_path
+
+
+def test_a_working_folder_that_the_script_removes_is_left(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = HEAD + (
+        "import os, tempfile\ndef load_data():\n    with tempfile.TemporaryDirectory() as folder:\n"
+        "        os.chdir(folder)\n    return {'x': X}"
+    )
+    assert count(tmp_path, text) == 2
+    assert Path.cwd() == tmp_path
+
+
 def test_main_block_does_not_run(tmp_path):
     assert (
         count(tmp_path, HEAD + "if __name__ == '__main__':\n    raise KeyError\ndef load_data():\n    yield {'x': X}")

@@ -137,6 +137,14 @@ def test_labels_that_do_not_fit_are_refused() -> None:
     np.savez("labelled.npz", x=ROWS, labels=np.zeros(3, np.int64))
     with pytest.raises(CalibrationDataError, match="has 3 labels for 12 samples"):
         scored(labelled_evaluate("model.onnx", "labelled.npz", score="accuracy"), columns)
+    np.savez("labelled.npz", x=ROWS, labels=np.zeros(13, np.int64))
+    with pytest.raises(CalibrationDataError, match="has 13 labels for 12 samples; give one for each"):
+        scored(labelled_evaluate("model.onnx", "labelled.npz", score="accuracy"), columns)
+    for wrong, said in (([-1] + [0] * 11, "from -1 to 0"), ([0] * 11 + [32], "from 0 to 32")):
+        np.savez("labelled.npz", x=ROWS, labels=np.array(wrong))
+        for score in ("accuracy", "f1"):
+            with pytest.raises(CalibrationDataError, match=f"labels run {said}, and the output .* 32 classes; number"):
+                scored(labelled_evaluate("model.onnx", "labelled.npz", score=score), columns)  # type: ignore[arg-type]
     with pytest.raises(CalibrationDataError, match="no labels can be read"):
         labelled_evaluate("model.onnx", "data.npz", score="accuracy")
 
@@ -150,6 +158,20 @@ def test_a_script_scores_and_its_prints_stay_off_stdout(capsys: pytest.CaptureFi
     )
     assert scored(script_evaluate(Path("score.py")), columns).value == 4.0
     assert capsys.readouterr() == ("", "made\nasked\n")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_script_changes_its_own_working_folder_alone() -> None:
+    home = Path.cwd()
+    Path("moves.py").write_text(
+        "import os\ndef evaluate(predict):\n    os.chdir('/')\n    predict({})\n    assert os.getcwd() == '/'\n"
+        "    return 1.0\n"
+    )
+    seen: list[Path] = []
+    evaluate = script_evaluate(Path("moves.py"))
+    for _ in range(2):
+        assert scored(evaluate, lambda _: seen.append(Path.cwd()) or {}).value == 1.0
+    assert [*seen, Path.cwd()] == [home] * 3
 
 
 @pytest.mark.usefixtures("folder")
@@ -235,3 +257,15 @@ def test_targets_are_searched_for_whatever_the_allocation() -> None:
 def test_a_score_that_is_not_finite_for_the_original_is_refused() -> None:
     with pytest.raises(PlanError, match="evaluate gives no finite score for the original"):
         compress("model.onnx", "data.npz", max_drop=1.0, evaluate=lambda _: float("nan"), output="out.onnx")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_score_that_cannot_be_told_is_refused_before_any_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rankfold.pipeline.capture", lambda *_, **__: pytest.fail("data was collected"))
+    with pytest.raises(OptionsError, match="evaluate gave 'good'"):
+        compress("model.onnx", "data.npz", max_drop=1.0, evaluate=lambda _: "good", output="out.onnx")
+
+
+def test_a_script_that_is_not_there_may_have_been_meant_as_a_score() -> None:
+    with pytest.raises(CalibrationDataError, match="acuracy: no such script, nor the name of a score"):
+        script_evaluate(Path("acuracy"))

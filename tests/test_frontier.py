@@ -17,7 +17,7 @@ from rankfold.errors import PlanError
 from rankfold.frontier import Frontier
 from rankfold.options import Options
 from rankfold.passes.plan_file import plan_from_json
-from rankfold.tools.frontier_files import drawing, svg
+from rankfold.tools.frontier_files import drawing, plan_name, svg
 
 KEEPS = (0.9, 0.6, 0.4, 0.25, 0.05)
 
@@ -104,6 +104,11 @@ def test_the_command_shows_the_curve_and_writes_a_plan_per_point(written: str, f
     assert "pip install 'rankfold[plots]'" in written
     words = (str(folder / "model.onnx"), "--data", str(folder / "samples.npz"), "-o", "small.onnx")
     run("compress", *words, "--plan", "curve/plan-0.3.json", "--quiet", "--json")
+
+
+def test_points_that_are_nearly_the_same_have_plans_of_their_own(found: Frontier) -> None:
+    names = [plan_name(replace(found.points[0], keep=keep)) for keep in (0.5, 0.5000001, 0.33, 1.0, 1)]
+    assert names == ["plan-0.5.json", "plan-0.5000001.json", "plan-0.33.json", "plan-1.json", "plan-1.json"]
 
 
 def test_bars_are_as_long_as_the_errors(found: Frontier) -> None:

@@ -11,14 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from benchmarks.conformance.fidelity import compare_files
-from heal_examples import QUICK, folded_network, initializers, network, rows, spoilt
+from heal_examples import QUICK, folded_network, initializers, network, rows, spoilt, with_answers
 from onnx_examples import build, folded, gaussian, opened, run, save
 
 import rankfold
 from rankfold import lessons
-from rankfold.errors import OptionsError
+from rankfold.errors import ModelError, OptionsError
 from rankfold.heal_model import heal
-from rankfold.healing import Trained
+from rankfold.healing import How, Trained
 from rankfold.options import Options
 from rankfold.passes.refit import Fit, best_fits
 from rankfold.passes.replaced import healed_names
@@ -174,6 +174,19 @@ def test_labels_tune(tmp_path: Path) -> None:
     assert healed.steps[-1].kept
 
 
+@pytest.mark.parametrize("how", ["distill", "finetune"])
+def test_whole_numbers_are_no_lesson(tmp_path: Path, how: How) -> None:
+    base, candidate = map(with_answers, folded_network(tmp_path))
+    np.savez(tmp_path / "data.npz", labels=run(base, rows(), "y")[0].argmax(axis=1), **rows())
+    data, target = tmp_path / "data.npz", tmp_path / "healed.onnx"
+    healed = heal(base, candidate, data, how=how, passes=1, output=target, options=QUICK)
+    assert [output.name for output in healed.after.outputs] == ["y", "best"]
+    assert healed.steps[-1].name == how
+    if how == "distill":
+        with pytest.raises(ModelError, match=r"compared outputs \(best\) holds floating-point"):
+            heal(base, candidate, data, how=how, output=target, options=replace(QUICK, outputs=("best",)))
+
+
 def test_compress_heals_on_the_data_it_has(tmp_path: Path) -> None:
     base = network(tmp_path / "base.onnx")
     plain, options = Options(batch_size=32, latency_rounds=0), Options(batch_size=32, latency_rounds=0, heal="refit")
@@ -188,3 +201,37 @@ def test_compress_heals_on_the_data_it_has(tmp_path: Path) -> None:
     assert step.after <= step.before
     with pytest.raises(OptionsError, match="read once only"):
         rankfold.compress(base, iter([rows()]), keep=0.4, output=tmp_path / "x.onnx", options=options)
+
+
+def test_samples_that_are_all_the_same_heal(tmp_path: Path) -> None:
+    base, candidate = folded_network(tmp_path)
+    same = {"x": np.repeat(rows(1)["x"], 200, axis=0)}
+    healed = heal(base, candidate, [same], output=tmp_path / "healed.onnx", options=QUICK)
+    assert healed.after.outputs[0].relative_l2 < 1e-3
+
+
+FAILURES = [
+    (
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to",
+        MemoryError,
+        "alloc",
+    ),
+    ("CUDA out of memory. Tried to allocate 2.00 GiB.", MemoryError, "CUDA out of memory"),
+    ("something else.\nAnd more", ModelError, r"torch fails while computing MatMul 'h' \(something else\); heal with"),
+]
+
+
+@pytest.mark.parametrize(("said", "kind", "message"), FAILURES)
+def test_what_torch_fails_at_is_told(
+    said: str, kind: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        error = RuntimeError(said)
+        error.add_note("while computing MatMul 'h'")
+        raise error
+
+    base, candidate = folded_network(tmp_path)
+    monkeypatch.setattr("rankfold.training.distill.distill", failing)
+    with pytest.raises(kind, match=message):
+        heal(base, candidate, [rows()], how="distill", output=tmp_path / "healed.onnx", options=QUICK)
+    assert not (tmp_path / "healed.onnx").exists()

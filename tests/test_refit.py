@@ -54,6 +54,18 @@ def test_without_noise_next_to_all_comes_back_and_noise_alone_is_shrunk_away() -
     assert best.strength in (None, 1.0)
 
 
+def test_rows_that_are_all_the_same_change_biases_alone() -> None:
+    random = np.random.default_rng(3)
+    row = Rows(
+        np.tile(random.standard_normal(RANK), (COUNT, 1)), np.tile(random.standard_normal(OUT), (COUNT, 1)), True
+    )
+    normal = Normal.empty(1)
+    normal.add(0, row)
+    best, biases = best_fits(normal, [[row]], (1e-4, 1.0))
+    assert not best.change.any()
+    assert biases.error < 1e-12
+
+
 @pytest.mark.parametrize("pivoted", [False, True])
 def test_what_a_site_says_of_the_graph_is_so(tmp_path: Path, pivoted: bool) -> None:
     base, candidate = folded_network(tmp_path, pivoted=pivoted)

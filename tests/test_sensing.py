@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 from onnx_examples import build, gaussian, low_rank_rows, save
 from search_examples import chain_data, uneven_chain
 
@@ -56,6 +58,18 @@ def test_what_the_output_hardly_reads_is_given_up_first(tmp_path: Path) -> None:
     check = by_loss.report.self_check
     assert check is not None
     assert max(check.held_out, check.unseen) <= check.tolerance
+
+
+@pytest.mark.usefixtures("gradients")
+def test_outputs_of_whole_numbers_have_no_gradient_and_hinder_none(tmp_path: Path) -> None:
+    model = onnx.load(halves(tmp_path))
+    model.graph.node.append(helper.make_node("ArgMax", ["y"], ["best"], axis=1, keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("best", onnx.TensorProto.INT64, ["batch"]))
+    path = save(model, tmp_path / "two.onnx")
+    result = folded(path, replace(UNIFORM, basis="loss"))
+    assert any("make of them: 2" in note for note in result.report.notes)
+    with_none = folded(path, replace(UNIFORM, outputs=("best",)))  # then they count by their size
+    assert with_none.plan.folded
 
 
 @pytest.mark.usefixtures("gradients")

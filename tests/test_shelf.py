@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from onnx_examples import build, gaussian, opened, save
 
+from rankfold.errors import OutputError
 from rankfold.passes.residuals import residual_sums
 from rankfold.runtime_calib.originals import Wanted, keep_originals
 from rankfold.runtime_calib.shelf import Shelf
@@ -34,6 +36,13 @@ def test_units_come_back_in_any_order(tmp_path: Path) -> None:
     assert feed["scale"] == 2
     assert (len(shelf), shelf.samples, shelf.labelled) == (5, 5, True)
     assert (tmp_path / "shelf.bin").stat().st_size == 5 * 2 * 4 + 4  # the constant lies there once
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_disk_that_is_full_at_the_end_is_named() -> None:
+    shelf = Shelf(Path("/dev/full"))
+    with pytest.raises(OutputError, match=r"/dev/full: data cannot be kept there .No space left"), shelf:
+        shelf.write(Unit({"x": np.zeros((1, 2), np.float32)}, None, JOINS))
 
 
 def test_batches_hold_what_can_be_joined_and_are_as_many_in_any_order(tmp_path: Path) -> None:

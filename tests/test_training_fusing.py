@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from executor_examples import HEADS, disagreement, run_in_torch
+from executor_examples import HEADS, as_array, disagreement, run_in_torch
 from onnx import ModelProto
 from onnx.reference import ReferenceEvaluator
 from onnx_examples import build as model_of
@@ -142,6 +142,47 @@ def test_what_follows_from_shapes_is_computed_once_for_each(monkeypatch: pytest.
     again = build(model_of(HEADS, {}))
     assert all(torch.equal(again({"x": torch.ones(2, 5, 12)})["y"], found[0]) for _ in range(2))
     assert not again._settled
+
+
+DECIDED_BY_NUMBERS = {
+    "shape": "n = NonZero(x) y = Shape(n)",
+    "size": "n = NonZero(x) y = Size(n)",
+    "range": "m = ReduceMax<keepdims=0>(x) c = Cast<to=7>(m) y = Range(zero, c, one)",
+    "made of a shape": "c = Cast<to=7>(x) y = ConstantOfShape(c)",
+    "reshaped": "c = Cast<to=7>(x) o = ConstantOfShape(c) r = Reshape(o, c) y = Shape(r)",
+    "cut": "c = Cast<to=7>(x) s = Slice(x, first, c, first) y = Shape(s)",
+    "computed": "n = NonZero(x) m = Neg(n) s = Shape(m) y = Gather(s, one)",
+}
+
+
+@pytest.mark.parametrize("name", list(DECIDED_BY_NUMBERS))
+def test_what_follows_from_numbers_is_computed_for_each_feed(name: str) -> None:
+    body = DECIDED_BY_NUMBERS[name]
+    known = {"zero": np.array(0), "one": np.array(1), "first": np.array([0])}
+    length = 1 if name == "cut" else 2
+    text = f"g (float[{length}] x) => (int64 y) {{ {body} }}"
+    model = model_of(text, {part: value for part, value in known.items() if re.search(rf"\b{part}\b", body)})
+    model.graph.output[0].ClearField("type")
+    module = build(model)
+    for numbers in ([2, 3], [4, 0], [2, 3]):
+        feed = {"x": np.array(numbers[:length], np.float32)}
+        found = [as_array(value) for value in module({"x": torch.from_numpy(feed["x"])}).values()]
+        assert disagreement(found, run(model, feed, "y")) is None
+
+
+def test_many_constant_lengths_are_known_lengths() -> None:
+    parts = ", ".join(f"p{number}" for number in range(70))
+    text = f"g (float[N,70] x) => (int64[2] y) {{ {parts} = Split<axis=1>(x, lengths) y = Shape(p3) }}"
+    module = build(model_of(text, {"lengths": np.ones(70, np.int64)}))
+    assert module({"x": torch.ones(3, 70)})["y"].tolist() == [3, 1]
+    assert len(module._settled) == 1
+
+
+def test_what_is_picked_by_numbers_has_a_known_shape() -> None:
+    text = "g (float[N,8] x, int64[N] ids) => (int64[2] y) { p = Gather(x, ids) y = Shape(p) }"
+    module = build(model_of(text, {}))
+    module({"x": torch.ones(3, 8), "ids": torch.tensor([0, 2, 1])})
+    assert len(module._settled) == 1
 
 
 def test_what_inference_mode_computed_is_not_kept_for_gradients() -> None:

@@ -25,7 +25,7 @@ _SIZE_INCHES = (9.0, 4.0)
 
 def plan_name(point: FrontierPoint) -> str:
     """Return the name of a point's plan file."""
-    return f"plan-{point.keep:g}.json"
+    return f"plan-{point.keep:.15g}.json"  # shares that are nearly the same are still two
 
 
 def frontier_table(found: Frontier) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, get_args
@@ -30,8 +31,14 @@ _SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
 
 
 def _is_faster(_kind: type, value: float | None) -> None:
-    if value is not None and not value > 1:
-        raise ValueError(f"It must be above 1; found {value}.")
+    if value is not None and not 1 < value < math.inf:
+        raise ValueError(f"It must be above 1, and finite; found {value}.")
+
+
+def _is_a_drop(kind: type, value: float | None) -> None:
+    is_not_negative(kind, value)
+    if value == math.inf:
+        raise ValueError(f"It must be finite; found {value}.")
 
 
 @Parameter(name="*")
@@ -39,7 +46,7 @@ def _is_faster(_kind: type, value: float | None) -> None:
 class Targets:
     """Budgets that are stated by what they cost or bring."""
 
-    max_drop: Annotated[float | None, Parameter(group=BUDGET_GROUP, validator=is_not_negative)] = None
+    max_drop: Annotated[float | None, Parameter(group=BUDGET_GROUP, validator=_is_a_drop)] = None
     """The smallest model that scores at most this much less by --eval, in the score's own unit (percent points for
     the named scores)."""
     speedup: Annotated[float | None, Parameter(group=BUDGET_GROUP, validator=_is_faster)] = None
@@ -115,6 +122,8 @@ def check_one_budget(
         raise UsageError("--about-zero goes with --utilized: it says what that variance is about")
     if not found and not limits.max_error:
         raise UsageError("--max-error 0 allows no fold; give more")
+    if not found and limits.max_error == math.inf:
+        raise UsageError("--max-error inf allows anything; give a relative L2, such as 0.05")
     return not found
 
 

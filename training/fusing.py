@@ -74,9 +74,9 @@ class _View:
         return node if _title(node) == title else None
 
     def number(self, name: str) -> float | None:
-        """Return a constant of one number that is not trained."""
+        """Return a constant of one number that is not trained; one of several axes may give an output more of them."""
         value = self._constants.get(name)
-        if value is None or value.numel() != 1 or name in self._trainable:
+        if value is None or value.numel() != 1 or value.ndim > 1 or name in self._trainable:
             return None
         return float(value)
 
@@ -223,7 +223,8 @@ def _is_score(view: _View, name: str) -> bool:
 def _mixed(scale: float) -> Compute:
     def compute(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         alike = queries.ndim == 4 and queries.shape[:2] == keys.shape[:2] == values.shape[:2]
-        if alike and (mask is None or mask.ndim == 4):
+        shape = (*queries.shape[:-1], keys.shape[-1])  # the scores'; a mask may make them more
+        if alike and (mask is None or (mask.ndim == 4 and torch.broadcast_shapes(mask.shape, shape) == shape)):
             return functional.scaled_dot_product_attention(queries, keys.mT, values, mask, scale=scale)
         scores = torch.matmul(queries, keys) * scale
         return torch.matmul(torch.softmax(scores if mask is None else scores + mask, -1), values)

@@ -47,7 +47,7 @@ class Probing:
     """How gradients are drawn.
 
     Attributes:
-        weights: Output name to what it counts.
+        weights: Output name to what it counts; one of whole numbers has no gradient.
         seed: Of the directions `u`.
         probes: Directions drawn per batch.
         padding: Input (samples, tokens) whose zeros say which rows do not count; None where all do.
@@ -112,17 +112,18 @@ def _gradients(
     random: torch.Generator,
 ) -> Iterator[tuple[Tensor | None, ...]]:
     """Yield the gradients of each probe; what the outputs do not reach, and what no parameter reaches, has none."""
-    outputs = without_padding({name: values[name] for name in probing.weights}, counted)
+    real = {name: values[name] for name in probing.weights if values[name].is_floating_point()}
+    outputs = without_padding(real, counted)
     tensors = [values[part.tensor] for part in watched]
     reached = [place for place, tensor in enumerate(tensors) if tensor.requires_grad]
     for number in range(probing.probes):
         parts = []
-        for name, weight in probing.weights.items():
-            output = outputs[name]
+        for name, output in outputs.items():
+            weight = probing.weights[name]
             size = output.detach().square().sum().clamp_min(_TINY) / max(len(output) if output.ndim else 1, 1)
             drawn = torch.randn(output.shape, generator=random, dtype=output.dtype)
             parts.append((output * drawn).sum() * (weight / size) ** 0.5)
-        total = torch.stack(parts).sum()
+        total = torch.stack(parts).sum() if parts else torch.zeros(())
         if not total.requires_grad:
             return
         again = number + 1 < probing.probes

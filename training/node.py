@@ -117,13 +117,17 @@ class Operator:
         bind: Reads a node and returns what computes it; raises ModelError for a meaning it lacks.
         shapes: The inputs that are best on the CPU: shapes, axes and such, which are read as Python numbers.
         outputs: How many outputs it can give.
-        on_cpu: Whether its output is made there whatever device computes: it follows from shapes alone.
+        on_cpu: Whether its output is made there whatever device computes: it follows from shapes, or from `shapes`.
+        counts: Whether the shape of its output follows from the numbers that it reads.
+        picks: Whether `shapes` say what comes out, and not how much.
     """
 
     bind: Callable[[Node], Compute]
     shapes: tuple[int, ...] = ()
     outputs: int = 1
     on_cpu: bool = False
+    counts: bool = False
+    picks: bool = False
 
 
 def plain(function: Compute, *, shapes: tuple[int, ...] = (), on_cpu: bool = False) -> Operator:

@@ -68,9 +68,10 @@ def _scatter_nd(node: Node) -> Compute:
         rows = torch.zeros(indices.shape[:-1], dtype=torch.int64, device=x.device)
         for axis, length in enumerate(x.shape[:depth]):
             rows = rows * length + _counted_from_start(indices[..., axis], length)
-        width = x.shape[depth:].numel()
+        lines, width = x.shape[:depth].numel(), x.shape[depth:].numel()
         flat = rows.reshape(-1, 1).expand(-1, width)
-        return _scattered(x.reshape(-1, width), 0, flat, updates.reshape(-1, width), reduction).reshape(x.shape)
+        placed = updates.reshape(rows.numel(), width)
+        return _scattered(x.reshape(lines, width), 0, flat, placed, reduction).reshape(x.shape)
 
     return compute
 
@@ -96,11 +97,14 @@ def _one_hot(node: Node) -> Compute:
 
 
 def _non_zero(x: Tensor) -> Tensor:
-    return torch.nonzero(x).T
+    return torch.nonzero(torch.atleast_1d(x)).T
 
 
 def _range(start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
-    return torch.arange(start.item(), limit.item(), step.item(), dtype=start.dtype)
+    first, end, stride = start.item(), limit.item(), step.item()
+    if (end - first) * stride <= 0:  # where torch sees an error, ONNX counts nothing
+        end = first
+    return torch.arange(first, end, stride, dtype=start.dtype)
 
 
 def _constant_of_shape(node: Node) -> Compute:
@@ -138,13 +142,13 @@ def constant(node: Node) -> Tensor:
 
 
 OPERATORS = {
-    ("", "Gather"): Operator(_gather, shapes=(1,)),
+    ("", "Gather"): Operator(_gather, shapes=(1,), picks=True),
     ("", "GatherElements"): Operator(_gather_elements),
     ("", "GatherND"): Operator(_gather_nd),
     ("", "ScatterElements"): Operator(_scatter_elements),
     ("", "ScatterND"): Operator(_scatter_nd),
     ("", "OneHot"): Operator(_one_hot, shapes=(1,)),
-    ("", "NonZero"): plain(_non_zero),
+    ("", "NonZero"): Operator(lambda node: _non_zero, counts=True),  # noqa: ARG005
     ("", "Range"): plain(_range, shapes=(0, 1, 2), on_cpu=True),
     ("", "ConstantOfShape"): Operator(_constant_of_shape, shapes=(0,), on_cpu=True),
     ("", "EyeLike"): Operator(_eye_like),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from onnx import TensorProto
 from torch import Tensor
@@ -20,16 +22,31 @@ def _layer_normalization(node: Node) -> Compute:
 
     def compute(x: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
         shape = x.shape[axis:]
-        shift = None if bias is None else bias.expand(shape)
-        return torch.native_layer_norm(x, shape, scale.expand(shape), shift, epsilon)
+        if all(part is None or _fits(part, shape) for part in (scale, bias)):
+            shift = None if bias is None else bias.expand(shape)
+            return torch.native_layer_norm(x, shape, scale.expand(shape), shift, epsilon)
+        plain, *others = torch.native_layer_norm(x, shape, None, None, epsilon)
+        return plain * scale if bias is None else plain * scale + bias, *others
 
     return compute
+
+
+def _fits(scale: Tensor, shape: Sequence[int]) -> bool:
+    """Tell whether a scale has one number for each place of what is normalised, and none for the axes before."""
+    return scale.ndim <= len(shape)
 
 
 def _rms_normalization(node: Node) -> Compute:
     axis, epsilon = node.integer("axis", -1), node.number("epsilon", _EPSILON)
     node.only("stash_type", TensorProto.FLOAT)
-    return lambda x, scale: functional.rms_norm(x, x.shape[axis:], scale.expand(x.shape[axis:]), epsilon)
+
+    def compute(x: Tensor, scale: Tensor) -> Tensor:
+        shape = x.shape[axis:]
+        if _fits(scale, shape):
+            return functional.rms_norm(x, shape, scale.expand(shape), epsilon)
+        return functional.rms_norm(x, shape, None, epsilon) * scale
+
+    return compute
 
 
 def _batch_normalization(node: Node) -> Compute:

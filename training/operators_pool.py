@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def _average_pool(node: Node) -> Compute:
     counts_padding = node.flag("count_include_pad")
 
     def compute(x: Tensor) -> Tensor:
-        sides = windows.sides(x.shape[2:], kernel)
+        sides = _sides(windows, x, kernel)
         counted = padded(torch.ones_like(x[:1, :1]), sides, float(counts_padding))
         beyond = [(0, more) for more in windows.beyond(counted.shape[2:], kernel)]
         sums = _window_sums(padded(padded(x, sides), beyond), windows, kernel)
@@ -64,8 +65,13 @@ def _kernel(node: Node) -> list[int]:
     return kernel
 
 
+def _sides(windows: Windows, x: Tensor, kernel: list[int]) -> list[tuple[int, int]]:
+    """Return the padding; to the same length onnxruntime pads for a kernel without dilations."""
+    return replace(windows, dilations=None).sides(x.shape[2:], kernel)
+
+
 def _all_sides(windows: Windows, x: Tensor, kernel: list[int]) -> list[tuple[int, int]]:
-    sides = windows.sides(x.shape[2:], kernel)
+    sides = _sides(windows, x, kernel)
     lengths = [length + sum(side) for length, side in zip(x.shape[2:], sides, strict=True)]
     return [(b, a + more) for (b, a), more in zip(sides, windows.beyond(lengths, kernel), strict=True)]
 

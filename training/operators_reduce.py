@@ -76,6 +76,17 @@ def _never_empty(x: Tensor, axes: list[int], *, largest: bool) -> Tensor:
     return x.new_full(shape, limits.max if largest else limits.min)
 
 
+def _of_floats(function: Reduction) -> Reduction:
+    """Return a function that torch has for floating point alone, of integers too: its result is cut off to one."""
+
+    def of_any(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+        if x.is_floating_point():
+            return function(x, axes, keep)
+        return function(x.to(torch.float64), axes, keep).to(x.dtype)
+
+    return of_any
+
+
 def _reduction(function: Reduction, *, axes_as_input: int = _AXES_AS_INPUT) -> Operator:
     def bind(node: Node) -> Compute:
         keep = node.flag("keepdims", default=True)
@@ -147,12 +158,12 @@ def _cum_sum(node: Node) -> Compute:
 
 OPERATORS = {
     ("", "ReduceSum"): _reduction(_sum, axes_as_input=13),
-    ("", "ReduceMean"): _reduction(_mean),
+    ("", "ReduceMean"): _reduction(_of_floats(_mean)),
     ("", "ReduceProd"): _reduction(_prod),
     ("", "ReduceMax"): _reduction(_max),
     ("", "ReduceMin"): _reduction(_min),
     ("", "ReduceL1"): _reduction(_l1),
-    ("", "ReduceL2"): _reduction(_l2),
+    ("", "ReduceL2"): _reduction(_of_floats(_l2)),
     ("", "ReduceSumSquare"): _reduction(_sum_square),
     ("", "ReduceLogSum"): _reduction(_log_sum),
     ("", "ReduceLogSumExp"): _reduction(_log_sum_exp),

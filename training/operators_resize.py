@@ -72,15 +72,17 @@ def _resize(node: Node) -> Compute:
         axes = list(range(x.ndim)) if chosen is None else chosen
         lengths = [x.shape[axis] for axis in axes]
         if scales is not None and scales.numel():
-            asked = [_Axis(n, math.floor(n * s), s) for n, s in zip(lengths, scales.tolist(), strict=True)]
+            ends = torch.floor(torch.tensor(lengths, dtype=torch.float32) * scales)
+            asked = [_Axis(*line) for line in zip(lengths, integers(ends), scales.tolist(), strict=True)]
         elif sizes is not None:
             asked = _to_sizes(lengths, integers(sizes), policy)
         else:
             raise ValueError("Resize has neither scales nor sizes")
+        made = x if reading.kernel is None or x.is_floating_point() else x.to(torch.float32)
         for axis, goal in zip(axes, asked, strict=True):
             if goal.before != goal.after or goal.scale != 1:
-                x = _resized(x, axis, goal, reading)
-        return x
+                made = _resized(made, axis, goal, reading)
+        return made.to(x.dtype)
 
     return compute
 
@@ -103,20 +105,28 @@ def _resized(x: Tensor, axis: int, goal: _Axis, reading: _Reading) -> Tensor:
 
 
 def _places(goal: _Axis, coordinates: str) -> Tensor:
-    """Return where on the old axis each element of the new one is read, float64."""
-    new = torch.arange(goal.after, dtype=torch.float64)
+    """Return where on the old axis each element of the new one is read, float64.
+
+    They are computed in float32, as onnxruntime does: where one falls on the middle between two elements, or on the
+    edge of one, the rounding decides which is the nearest.
+    """
+    return _narrow_places(goal, torch.tensor(goal.scale, dtype=torch.float32), coordinates).to(torch.float64)
+
+
+def _narrow_places(goal: _Axis, scale: Tensor, coordinates: str) -> Tensor:
+    new = torch.arange(goal.after, dtype=torch.float32)
     match coordinates:
         case "asymmetric":
-            return new / goal.scale
+            return new / scale
         case "align_corners":
-            return new * ((goal.before - 1) / max(1, goal.after - 1))
+            return new * (goal.before - 1) / max(1, goal.after - 1)
         case "pytorch_half_pixel" if goal.after == 1:
             return torch.zeros_like(new)
         case "half_pixel_symmetric":  # centred also where the length was rounded
-            offset = goal.before / 2 * (1 - goal.after / (goal.scale * goal.before))
-            return offset + (new + 0.5) / goal.scale - 0.5
+            offset = goal.before / 2 * (1 - goal.after / (scale * goal.before))
+            return offset + (new + 0.5) / scale - 0.5
         case _:
-            return (new + 0.5) / goal.scale - 0.5
+            return (new + 0.5) / scale - 0.5
 
 
 def _weights(places: Tensor, goal: _Axis, reading: _Reading, kernel: Kernel) -> Tensor:

@@ -45,7 +45,7 @@ def _transpose(node: Node) -> Compute:
 
 
 def _squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
-    return x.squeeze() if axes is None else x.squeeze(integers(axes))
+    return x.squeeze(integers(axes)) if axes is not None and axes.numel() else x.squeeze()
 
 
 def _unsqueeze(x: Tensor, axes: Tensor) -> Tensor:
@@ -138,8 +138,9 @@ def _depth_to_space(node: Node) -> Compute:
         batch, channels, height, width = x.shape
         if not depth_first:
             return functional.pixel_shuffle(x, size)
-        parts = x.reshape(batch, size, size, channels // size**2, height, width)
-        return parts.permute(0, 3, 4, 1, 5, 2).reshape(batch, -1, height * size, width * size)
+        left = channels // size**2
+        parts = x.reshape(batch, size, size, left, height, width)
+        return parts.permute(0, 3, 4, 1, 5, 2).reshape(batch, left, height * size, width * size)
 
     return compute
 
@@ -151,7 +152,7 @@ def _space_to_depth(node: Node) -> Compute:
     def compute(x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         parts = x.reshape(batch, channels, height // size, size, width // size, size)
-        return parts.permute(0, 3, 5, 1, 2, 4).reshape(batch, -1, height // size, width // size)
+        return parts.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * size**2, height // size, width // size)
 
     return compute
 

@@ -25,7 +25,8 @@ class Step:
         moved: Which arguments come from the CPU to the device of the others.
         anchor: An argument that is on that device.
         done: Places that nobody reads after this.
-        on_cpu: Whether it is computed there, from shapes and constants alone.
+        on_cpu: Whether it is computed there.
+        settled: Whether what it gives follows from constants and the shapes of the inputs alone.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Step:
     anchor: int
     done: tuple[int, ...]
     on_cpu: bool = False
+    settled: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,8 @@ def laid_out(graph: Graph, outputs: Collection[str], *, trainable: Collection[st
         outputs: Names of values of it.
         trainable: Names of constants that change, and so stay on the device.
     """
-    layout = _Layout(
-        {name for name, value in graph.constants.items() if value.numel() <= MOST_ON_CPU and name not in trainable}
-    )
+    fixed = graph.constants.keys() - set(trainable)
+    layout = _Layout({name for name in fixed if graph.constants[name].numel() <= MOST_ON_CPU}, fixed)
     inputs = {name: layout.place(name) for name in graph.inputs}
     steps = [layout.step(node) for node in graph.nodes]
     kept = {name: layout.place(name, on_cpu=name in layout.on_cpu) for name in outputs}
@@ -91,12 +92,16 @@ class _Layout:
     Attributes:
         places: By name and whether it is on the CPU.
         on_cpu: Computed values that lie there.
+        settled: Those of them that follow from constants and the shapes of the inputs.
+        loose: Values whose shape does not.
     """
 
-    def __init__(self, small: set[str]) -> None:
+    def __init__(self, small: set[str], fixed: set[str]) -> None:
         self.places: dict[tuple[str, bool], int] = {}
         self.on_cpu: set[str] = set()
-        self._small = small
+        self.settled: set[str] = set()
+        self.loose: set[str] = set()
+        self._small, self._fixed = small, fixed
 
     def place(self, name: str, *, on_cpu: bool = False) -> int:
         """Return where a value lies, or will."""
@@ -126,7 +131,26 @@ class _Layout:
             anchors[0] if anchors else NOWHERE,
             (),
             on_cpu,
+            self._settles(node, given, on_cpu=on_cpu),
         )
+
+    def _settles(self, node: BoundNode, given: Sequence[int], *, on_cpu: bool) -> bool:
+        """Return whether what a node gives follows from constants and the inputs' shapes; note its outputs as such.
+
+        A length that numbers decide, as those of what is not zero, makes all that is computed with it loose.
+        """
+        names, operator = node.proto.input, node.operator
+        known = [name in self.settled or name in self._fixed for name in names]
+        loose = any(names[at] in self.loose for at in given)
+        only_shapes = operator.on_cpu and not loose and all(known[at] for at in given if at in operator.shapes)
+        settles = on_cpu and (only_shapes or all(known[at] for at in given))
+        by_numbers = operator.counts or any(at in operator.shapes and not known[at] for at in given)
+        results = [name for name in node.proto.output if name]
+        if settles:
+            self.settled.update(results)
+        elif loose or (by_numbers and not operator.picks):
+            self.loose.update(results)
+        return settles
 
 
 def freed(steps: Sequence[Step], kept: Iterable[int]) -> tuple[Step, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from rankfold.runtime_calib.checkpoint_folder import readable, whole
 
 
 @dataclass
@@ -47,15 +48,18 @@ def kept(file: Path | None, progress: Progress, resumed: Mapping[str, Any]) -> N
     """Save a training with what it is taken up from; a file that is there already stays whole until the new one is."""
     if file is None:
         return
-    partial = file.with_name(f".{file.name}.partial")
     content = {name: getattr(progress, name) for name in ("rate", "before", "loss", "best", "step", "since", "looks")}
-    torch.save({**content, "resumed": dict(resumed)}, partial)
-    os.replace(partial, file)
+    with whole(file) as opened:
+        torch.save({**content, "resumed": dict(resumed)}, opened)
 
 
 def restored(file: Path | None) -> Progress | None:
-    """Return a saved training, None where there is none."""
+    """Return a saved training, None where there is none.
+
+    Raises:
+        CalibrationDataError: The file is damaged.
+    """
     if file is None or not file.is_file():
         return None
-    content = torch.load(file, weights_only=True)
-    return Progress(**content)
+    with readable(file):
+        return Progress(**torch.load(file, weights_only=True))

@@ -40,7 +40,9 @@ class Watch:
     moved: dict[tuple[int, int], Tensor | None] = field(default_factory=dict)
 
     def settled(self, program: Program) -> Settled | None:
-        """Return what is left of the program, None where too much would have to be kept."""
+        """Return what is left of the program, None where too much would have to be kept, or numbers decide lengths."""
+        if any(step.on_cpu and not step.settled for step in program.steps):
+            return None
         values: dict[int, Tensor | None] = {place: value for place, value in self.made.items() if place != NOWHERE}
         if sum(value.numel() for value in (*values.values(), *self.moved.values()) if value is not None) > MOST_KEPT:
             return None

@@ -57,7 +57,7 @@ class Windows:
     def beyond(self, lengths: Sequence[int], kernel: Sequence[int]) -> list[int]:
         """Return how far the last window reaches beyond each axis, which is padded already."""
         axes = len(lengths)
-        if not self.ceil_mode or self.auto_pad != "NOTSET":
+        if not self.ceil_mode:
             return [0] * axes
         reach, steps = extents(kernel, self.spreads(axes)), self.steps(axes)
         after = [side for _, side in self.sides(lengths, kernel)]

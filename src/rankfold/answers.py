@@ -11,10 +11,12 @@ import numpy as np
 from rankfold.budgets import Answer, MaxError, Speedup, Tried
 from rankfold.choose import Study, announced, keep_searched, open_search, search_rounds, told
 from rankfold.errors import PlanError
-from rankfold.evaluation import MaxDrop, Score, scored
+from rankfold.evaluation import Evaluate, MaxDrop, Score, scored
 from rankfold.lab import Plan
 from rankfold.memory import runs_lean
+from rankfold.options import Options
 from rankfold.passes.allocate import Curve, allocate
+from rankfold.passes.model_file import Model
 from rankfold.passes.plan import dense_plan, with_choices
 from rankfold.runtime_calib.sessions import run_outputs
 from rankfold.runtime_calib.trials import Run, open_trial
@@ -138,12 +140,7 @@ def _near(study: Study, budget: MaxError) -> Found:
 def _scoring(study: Study, budget: MaxDrop) -> Found:
     """Return the smallest plan that scores well enough; what held-out samples lose only says what to score."""
     empty = dense_plan(study.scan, f"max drop {budget.limit:g}", model_digest=study.model.digest)
-    run = Run(study.options.provider, runs_lean(study.model, study.options))
-    original = open_trial(study.model.given.path, run=run)
-    before = scored(budget.evaluate, partial(run_outputs, original))
-    del original
-    if not np.isfinite(before.value):
-        raise PlanError("evaluate gives no finite score for the original; mend it")
+    before = budget.before or original_score(study.model, budget.evaluate, study.options)
     with open_search(study, empty) as search:
 
         def lost(plan: Plan) -> float:
@@ -154,6 +151,19 @@ def _scoring(study: Study, budget: MaxDrop) -> Found:
         target = Target(lost, budget.limit, _MOST_EVALUATED, _LAST_EVALUATED, _ROUGH, cost)
         found = _smallest(study, search, target, empty)
         return replace(found, before=before)
+
+
+def original_score(model: Model, evaluate: Evaluate, options: Options) -> Score:
+    """Return what the original scores.
+
+    Raises:
+        PlanError: That is no finite number.
+    """
+    session = open_trial(model.given.path, run=Run(options.provider, runs_lean(model, options)))
+    score = scored(evaluate, partial(run_outputs, session))
+    if not np.isfinite(score.value):
+        raise PlanError("evaluate gives no finite score for the original; mend it")
+    return score
 
 
 def _smallest(study: Study, search: Search, target: Target, empty: RankPlan) -> Found:

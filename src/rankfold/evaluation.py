@@ -23,14 +23,6 @@ _INTERVAL = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
-class MaxDrop:
-    """Budget: the smallest plan that scores at most `limit` less than the original, by `evaluate`, 0 or more."""
-
-    limit: float
-    evaluate: Evaluate
-
-
-@dataclass(frozen=True)
 class Score:
     """What a model scored.
 
@@ -43,6 +35,19 @@ class Score:
     value: float
     rows: int | None = None
     of_rows: Callable[[NDArray[np.intp]], float] | None = None
+
+
+@dataclass(frozen=True)
+class MaxDrop:
+    """Budget: the smallest plan that scores at most `limit` less than the original, by `evaluate`, 0 or more.
+
+    Attributes:
+        before: What the original scores; None where it was not asked yet.
+    """
+
+    limit: float
+    evaluate: Evaluate
+    before: Score | None = None
 
 
 def scored(evaluate: Evaluate, predict: Predict) -> Score:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rankfold.errors import OptionsError
 from rankfold.findings import Healing
-from rankfold.heal_model import check_pair, open_case, write_healed
+from rankfold.heal_model import check_labelled, check_pair, open_case, write_healed
 from rankfold.heal_steps import taken
 from rankfold.healing import How
 from rankfold.lessons import check_torch
@@ -19,11 +19,13 @@ from rankfold.reading import readable_again
 from rankfold.runtime_calib.feeds import DataLike
 
 
-def check_healing(data: DataLike, options: Options) -> None:
+def check_healing(base: Model, data: DataLike, options: Options) -> None:
     """Check before any work that what is asked for can be done.
 
     Raises:
+        CalibrationDataError: Labels are needed, and there are none.
         OptionsError: The data can be read once only.
+        ModelError: torch cannot run the graph; a fold adds nothing to it that torch lacks.
         RuntimeUnavailableError: torch is needed and not there.
     """
     if options.heal == "none":
@@ -33,8 +35,10 @@ def check_healing(data: DataLike, options: Options) -> None:
             "healing reads the data a second time, and this data can be read once only; give a path to arrays or a"
             " list, or heal the result by itself with `rankfold heal`"
         )
+    if options.heal == "finetune":
+        check_labelled(base, data)
     if options.heal != "refit":
-        check_torch(None, Healable((), ()), options.provider)
+        check_torch(base, Healable((), ()), options.provider)
 
 
 def heal_inside(base: Model, place: Path, data: DataLike, work: Path, options: Options) -> Healing | None:

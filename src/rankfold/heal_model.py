@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rankfold.capture import check_mask_input
 from rankfold.errors import CalibrationDataError, ModelError, OptionsError
 from rankfold.findings import Discrepancy, Healing
 from rankfold.heal_steps import Step, taken
@@ -24,11 +26,12 @@ from rankfold.passes.healable import Healable, find_healable
 from rankfold.passes.model_file import Model, input_specs, load_model, output_names
 from rankfold.passes.replaced import changed_by, with_values
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
-from rankfold.reading import data_fingerprint
+from rankfold.reading import data_fingerprint, readable_again, told_by_files
 from rankfold.runtime_calib.checkpoint import Run as KeptRun
 from rankfold.runtime_calib.checkpoint_folder import check_outside, checkpoint_folder
 from rankfold.runtime_calib.compare import compare
 from rankfold.runtime_calib.feeds import DataLike, Parting, Unit, hold_out, open_source
+from rankfold.runtime_calib.labelled_units import unlabelled
 from rankfold.runtime_calib.shelf import Shelf
 from rankfold.runtime_calib.trials import Run, reference_rows
 
@@ -71,17 +74,17 @@ def heal(
     check_outside(options.checkpoint, (path,))
     check_writable(path)
     check_no_input(path, (*first.files, *second.files, data))
-    check_measurable(first.path, first.proto)
-    healable = check_pair(first, second)
-    if how != "refit":
-        check_torch(second, healable, options.provider)
+    healable = _checked((first, second), data, how, options)
     options = with_outputs(first, options)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rankfold-", ignore_cleanup_errors=True)))
         kept = stack.enter_context(checkpoint_folder(options.checkpoint)) if options.checkpoint else None
-        if kept is not None:
-            KeptRun(kept, _fingerprint((first, second), data, (how, passes), options)).begin()
+        run = None if kept is None else KeptRun(kept, _fingerprint((first, second), data, (how, passes), options))
+        if run is not None and told_by_files(data):
+            run.begin()
         case, reporting = open_case(first, second, data, folder, options)
+        if run is not None and not told_by_files(data):  # a script may give other samples than before
+            replace(run, fingerprint=run.fingerprint | {"samples": case.training.digest()}).begin()
         steps = taken(case, healable, (how, passes), kept)
         with staged(path) as place:
             healing = write_healed(case, steps, healable, place)
@@ -100,6 +103,19 @@ def _check(how: str, passes: int, options: Options) -> None:
         raise OptionsError(f"passes is {passes!r}; expected a whole number from 1 on")
 
 
+def _checked(models: tuple[Model, Model], data: DataLike, how: How, options: Options) -> Healable:
+    """Return what can be healed; all that can be said without reading the data is said here."""
+    base, candidate = models
+    check_measurable(base.path, base.proto)
+    check_mask_input(base, options.mask)
+    healable = check_pair(base, candidate)
+    if how == "finetune":
+        check_labelled(base, data)
+    if how != "refit":
+        check_torch(candidate, healable, options.provider)
+    return healable
+
+
 def check_pair(base: Model, candidate: Model) -> Healable:
     """Return what can be healed.
 
@@ -116,6 +132,19 @@ def check_pair(base: Model, candidate: Model) -> Healable:
             f"{candidate.path}: no folds are recorded in its metadata; give a model that `rankfold compress` wrote"
         )
     return found
+
+
+def check_labelled(base: Model, data: DataLike) -> None:
+    """Check before any work that the first samples have labels, where looking at them loses none.
+
+    Raises:
+        CalibrationDataError: They have none, or do not fit the model.
+    """
+    if not readable_again(data):
+        return
+    first = next(iter(open_source(data, input_specs(base)).units), None)
+    if first is not None and first.labels is None:
+        raise CalibrationDataError(unlabelled(data, instead="heal by distillation"))
 
 
 def _fingerprint(

@@ -8,13 +8,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rankfold.errors import ModelError
 from rankfold.findings import HealStep
 from rankfold.healing import Case, How
+from rankfold.lesson_aims import aims
 from rankfold.lessons import Training, train
 from rankfold.passes.healable import Healable
+from rankfold.passes.refit_sites import find_refit_sites
 from rankfold.passes.replaced import can_hold
+from rankfold.passes.residuals import residual_sums
 from rankfold.refit import refit
-from rankfold.runtime_calib.checkpoint_folder import whole
+from rankfold.runtime_calib.checkpoint_folder import readable, whole
+from rankfold.runtime_calib.sessions import run_outputs
 from rankfold.values import Skipped
 
 Array = NDArray[np.generic]
@@ -41,6 +46,9 @@ def taken(case: Case, healable: Healable, course: tuple[How, int], kept: Path | 
         kept: Where what was reached survives a kill; None keeps nothing.
     """
     how, passes = course
+    _check_shapes(case)
+    if how != "refit":
+        aims(case, labelled=how == "finetune")  # what it cannot go by is said before the first step, which takes long
     first = _refit(case, kept)
     if how == "refit":
         return (first,)
@@ -48,12 +56,40 @@ def taken(case: Case, healable: Healable, course: tuple[How, int], kept: Path | 
     return first, _train(case, healable, first, Training(passes, labelled=how == "finetune", file=file))
 
 
+def _check_shapes(case: Case) -> None:
+    """Check on one sample that what is compared has the same shape in both models.
+
+    Raises:
+        ModelError: It has not: the candidate was made of another model.
+    """
+    sites, _ = find_refit_sites(case.base, case.candidate)
+    inside = (*(use.target for site in sites for use in site.uses), *residual_sums(case.base, case.candidate))
+    names = tuple(dict.fromkeys((*case.choosing.metrics, *inside)))
+    feed, _ = case.training.batch([0])
+    wanted, found = (run_outputs(case.part(model, {}, names), feed) for model in (case.base, case.candidate))
+    for name in names:
+        if wanted[name].shape != found[name].shape:
+            raise ModelError(
+                f"{case.candidate.path}: tensor {name!r} has shape {found[name].shape}, and in {case.base.path}"
+                f" {wanted[name].shape}; give the model that it was made of"
+            )
+
+
 def _refit(case: Case, kept: Path | None) -> Step:
-    """Fit in closed form, or take what an earlier call fitted before it was killed."""
+    """Fit in closed form, or take what an earlier call fitted before it was killed.
+
+    Raises:
+        ModelError: The candidate gives no finite numbers.
+    """
     before = case.error(case.opened({}))
+    if not np.isfinite(before):
+        raise ModelError(
+            f"{case.candidate.path}: its outputs hold NaN or infinity where the original's are finite, and cannot be"
+            " healed; compress the original anew, to a larger size or in float32"
+        )
     file = None if kept is None else kept / _REFITTED
     if file is not None and file.is_file():
-        with np.load(file) as archive:
+        with readable(file), file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             values: dict[str, Array] = {name.removeprefix(_NAMED): archive[name] for name in archive.files}
         after = case.error(case.opened(values))
         return Step(values, HealStep("refit", before, after, bool(values), ("fitted before the run was killed",)))

@@ -71,9 +71,11 @@ class _Labelled:
                 raise OptionsError(f"there is no output {output!r} to score; the outputs are {', '.join(outputs)}")
             parts.append(outputs[output] if output else next(iter(outputs.values())))
         found = np.concatenate(parts)
-        labels = self.labels[: len(found)]  # what does not fill a batch of a fixed size is left out, at the end
-        if len(labels) != len(found):
-            raise CalibrationDataError(f"{self.path}: has {len(labels)} labels for {len(found)} samples")
+        left_out = len(self.labels) - len(found)  # what does not fill a batch of a fixed size, at the end
+        if not 0 <= left_out < self._fixed_batch():
+            raise CalibrationDataError(
+                f"{self.path}: has {len(self.labels)} labels for {len(found)} samples; give one for each"
+            )
         of_rows = self._measure(found)
         return Score(of_rows(np.arange(len(found))), len(found), of_rows)
 
@@ -81,6 +83,7 @@ class _Labelled:
         labels = self.labels[: len(found)]
         if self.score in ("accuracy", "f1"):
             self._check(labels.ndim == 1 and labels.dtype.kind in "iu" and found.ndim == 2, found, "(samples, classes)")
+            self._check_classes(labels, found.shape[1])
             answers = found.argmax(axis=1)
             if self.score == "accuracy":
                 right = answers == labels
@@ -93,6 +96,18 @@ class _Labelled:
         self._check(labels.shape == found.shape and found.ndim > 1, found, "the shape of the labels")
         cosines = _cosines(found.astype(np.float64), labels.astype(np.float64))
         return lambda rows: _PERCENT * float(cosines[rows].mean())
+
+    def _fixed_batch(self) -> int:
+        """Return how many samples the model takes at a time, 1 where that is free."""
+        return max([1, *(axis for spec in self.specs for axis in spec.shape[:1] if isinstance(axis, int))])
+
+    def _check_classes(self, labels: NDArray[np.generic], classes: int) -> None:
+        least, most = int(labels.min(initial=0)), int(labels.max(initial=0))
+        if least < 0 or most >= classes:
+            raise CalibrationDataError(
+                f"{self.path}: labels run from {least} to {most}, and the output that is scored has {classes} classes;"
+                " number them from 0, and leave out samples without a class"
+            )
 
     def _check(self, fits: bool, found: NDArray[np.generic], expected: str) -> None:
         if not fits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
 
-from rankfold.errors import CalibrationDataError, ModelError, RuntimeUnavailableError
-from rankfold.healing import Case, Criterion, Trained
+from rankfold.errors import ModelError, RuntimeUnavailableError
+from rankfold.healing import Case, Trained
+from rankfold.lesson_aims import aims, learnable
 from rankfold.passes.healable import Healable
 from rankfold.passes.model_file import Model, outside_weights
 from rankfold.passes.residuals import residual_sums
-from rankfold.runtime_calib.distance import looks_like_probabilities, resolved
 from rankfold.runtime_calib.originals import Originals, Wanted, keep_originals, originals_bytes
 from rankfold.runtime_calib.trials import Session
 from rankfold.values import Feed, Provider
 
 Array = NDArray[np.generic]
 Lesson = tuple[Feed, Feed | None, Array | None]
+_NO_MEMORY = ("can't allocate memory", "out of memory")  # torch's words on a processor and on a GPU
 MOST_KEPT_BYTES = 32 << 30  # of the original's tensors; what is more is computed again at every step
 LABELS_WEIGHT = 0.5  # as much by the labels as by the original's outputs
 
@@ -96,10 +98,7 @@ def train(case: Case, healable: Healable, values: Mapping[str, Array], training:
     from rankfold.training.pupil import Course
 
     middles = residual_sums(case.base, case.candidate)
-    criteria: dict[str, Criterion] = dict.fromkeys(case.choosing.metrics, "relative_l2")
-    if training.labelled:
-        criteria = _scored(case)
-    labelled = _labelled(case, criteria) if training.labelled else None
+    criteria, labelled = aims(case, labelled=training.labelled)
     kept, original = _of_original(case, middles)
     sampled = _Sampled(case, kept)
     course = Course(
@@ -122,8 +121,29 @@ def train(case: Case, healable: Healable, values: Mapping[str, Array], training:
     weights = outside_weights(case.candidate) | {
         name: _stored(case.candidate, name, array) for name, array in values.items()
     }
-    found = distill(case.candidate.proto, course, schooling, trainable=healable.names, weights=weights)
+    with _told_failures():
+        found = distill(case.candidate.proto, course, schooling, trainable=healable.names, weights=weights)
     return Trained(found.arrays, found.before, found.after, found.rate, found.steps)
+
+
+@contextmanager
+def _told_failures() -> Iterator[None]:
+    """Tell what torch cannot do with a model while it runs: it has no memory left, or fails at a node.
+
+    Raises:
+        MemoryError: No memory is left, on the processor or the GPU.
+        ModelError: A node cannot be computed; the message names it.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        said, _, _ = str(error).partition("\n")
+        if any(sign in said for sign in _NO_MEMORY):
+            raise MemoryError(said) from error
+        at = [note for note in getattr(error, "__notes__", ()) if note.startswith("while computing")]
+        if not at:
+            raise
+        raise ModelError(f"torch fails {at[0]} ({said.rstrip('.')}); heal with refit alone") from error
 
 
 @dataclass(frozen=True)
@@ -169,7 +189,7 @@ def _of_original(case: Case, middles: tuple[str, ...]) -> tuple[Originals | None
     options, shelf = case.options, case.training
     if options.provider != "cpu" and (module := _module(case.base, middles)) is not None:
         return None, module
-    wanted = Wanted(tuple(dict.fromkeys((*case.choosing.metrics, *middles))), frozenset(middles))
+    wanted = Wanted(tuple(dict.fromkeys((*learnable(case), *middles))), frozenset(middles))
     session = case.part(case.base, {}, wanted.tensors)
     if _are_many(session, wanted, case) and (module := _module(case.base, middles)) is not None:
         return None, module
@@ -192,40 +212,6 @@ def _module(model: Model, middles: tuple[str, ...]) -> Any:
         return build(widened(model.proto), weights=widened_arrays(outside_weights(model)), also=middles)
     except ModelError:
         return None
-
-
-def _scored(case: Case) -> dict[str, Criterion]:
-    """Return how each output is judged: by KL where it looks like scores, else by relative L2."""
-    found: dict[str, Criterion] = {}
-    for name in case.choosing.metrics:
-        reference = case.choosing.references[0][name]
-        scores = resolved("auto", reference) == "kl"
-        found[name] = ("kl_probabilities" if looks_like_probabilities(reference) else "kl") if scores else "relative_l2"
-    return found
-
-
-def _labelled(case: Case, criteria: Mapping[str, Criterion]) -> str:
-    """Return the output that labels are compared with: the first that looks like scores.
-
-    Raises:
-        CalibrationDataError: There is none, or there are no labels.
-    """
-    scores = [name for name, criterion in criteria.items() if criterion != "relative_l2"]
-    if not scores:
-        raise CalibrationDataError("no compared output has a row of class scores per sample; labels have no use here")
-    if not case.training.labelled or any(labels is None for labels in case.labels):
-        raise CalibrationDataError(
-            "the data has no labels; give an array `labels` with one whole number per sample, or heal by distillation"
-        )
-    classes = case.choosing.references[0][scores[0]].shape[-1]
-    for labels in case.labels:
-        assert labels is not None  # asked above
-        if labels.min(initial=0) < 0 or labels.max(initial=0) >= classes:
-            raise CalibrationDataError(
-                f"labels run from {labels.min()} to {labels.max()}, output {scores[0]!r} has {classes} classes; number"
-                " them from 0"
-            )
-    return scores[0]
 
 
 def _stored(model: Model, name: str, array: Array) -> Array:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankfold import __version__
+from rankfold.answers import original_score
 from rankfold.budgets import Utilized
 from rankfold.calibration_file import load_calibration as load_calibration
 from rankfold.calibration_file import save_calibration as save_calibration
@@ -16,7 +17,7 @@ from rankfold.capture import capture, captured, work_folder
 from rankfold.cautions import pattern_warnings
 from rankfold.decide import Grounds, decide, grounds_of, site_spectra, whole_bases
 from rankfold.errors import PlanError
-from rankfold.evaluation import Evaluate
+from rankfold.evaluation import Evaluate, MaxDrop
 from rankfold.findings import Analysis, Discrepancy, Latency, Report
 from rankfold.frontier import Frontier as Frontier
 from rankfold.frontier import frontier as frontier
@@ -161,10 +162,11 @@ def compress(  # the public way in: one budget of several, and where the result 
     path = Path(output) if output is not None else loaded.given.path.with_suffix(".folded.onnx")
     _check_place(path, loaded, data, options)
     options = with_outputs(loaded, options)
-    check_healing(data, options)
+    check_healing(loaded.given, data, options)
     if isinstance(budget, RankPlan):
         check_plan(budget, scan, model_digest=loaded.digest)
     scan, budget = prepared(scan, budget, options)
+    budget = _with_score(budget, loaded, options)
     with tempfile.TemporaryDirectory(prefix="rankfold-") as folder, limited_threads(), work_folder(options) as work:
         spool = options.held_out_to or Path(folder) / "held_out.npz"
         decision = decide(_grounds((loaded, scan), data, budget, (spool, work, Path(folder)), options), budget)
@@ -179,6 +181,13 @@ def compress(  # the public way in: one budget of several, and where the result 
             report = report_on(loaded, scan, decision, (place, spool), options)
             report = with_evaluation(report, budget, decision, options)
     return Result(replace(report, output=path, healing=healing), decision.plan, path, options.held_out_to)
+
+
+def _with_score(budget: Budget, model: Model, options: Options) -> Budget:
+    """Return a budget with what the original scores: a score that cannot be told shall not waste a calibration."""
+    if not isinstance(budget, MaxDrop):
+        return budget
+    return replace(budget, before=original_score(model, budget.evaluate, options))
 
 
 def _grounds(

@@ -145,6 +145,11 @@ def data_fingerprint(data: DataLike) -> str:
     return digest.hexdigest()
 
 
+def told_by_files(data: DataLike) -> bool:
+    """Tell whether the files that data is given as hold all of it; of a script and of data in memory they do not."""
+    return isinstance(data, str | os.PathLike) and readable_again(data)
+
+
 def readable_again(data: DataLike) -> bool:
     """Tell whether data gives the same when it is opened twice; of a script nobody knows."""
     if isinstance(data, str | os.PathLike):
