@@ -82,7 +82,9 @@ def with_class_row(model: Path, folder: Path) -> Path:
         proto.graph.initializer.append(first)
         proto.graph.node.append(helper.make_node("Gather", [FEATURE, first.name], [CLASS_ROW], CLASS_ROW, axis=1))
         proto.graph.output.append(helper.make_tensor_value_info(CLASS_ROW, onnx.TensorProto.FLOAT, ["batch", 384]))
-        onnx.save(proto, path)
+        partial = path.with_name(f".{path.name}.partial")
+        onnx.save(proto, partial)
+        partial.replace(path)
     return path
 
 

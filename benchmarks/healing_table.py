@@ -72,10 +72,12 @@ def _line(runs: Sequence[Row], distance: str) -> tuple[str, ...]:
 
 
 def _minutes(runs: Sequence[Row]) -> str:
-    """Return the CPU's minutes, or those that went by at a GPU."""
+    """Return the CPU's minutes, or those that went by at a GPU; a run that was cut off has none."""
     device = runs[0]["device"]
-    spent, device = ("cpu_minutes", "CPU") if device == "cpu" else ("wall_minutes", device)
-    return f"{_mean(runs, lambda run: run[spent]):.0f} on {device}"
+    spent = "cpu_minutes" if device == "cpu" else "wall_minutes"
+    if any(run[spent] is None for run in runs):
+        return f"not measured, {device}"
+    return f"{_mean(runs, lambda run: run[spent]):.0f} on {'CPU' if device == 'cpu' else device}"
 
 
 def _score(runs: Sequence[Row], side: str, name: str) -> float:

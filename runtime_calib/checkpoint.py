@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from rankfold.errors import CalibrationDataError
-from rankfold.runtime_calib.checkpoint_folder import RUN, SUMS, cleared, readable, whole
+from rankfold.runtime_calib.checkpoint_folder import RUN, SUMS, cleared
 from rankfold.runtime_calib.sums import Sums
 from rankfold.values import Feed, Request
+from rankfold.whole_files import readable, whole
 
 SAVE_SECONDS = 60.0
 _COST = 20.0

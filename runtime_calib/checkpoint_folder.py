@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-from rankfold.errors import CalibrationDataError, OutputError
+from rankfold.errors import OutputError
+from rankfold.whole_files import PARTIAL, whole
 
 if sys.platform != "win32":
     import fcntl
 
 RUN, SUMS = "run.json", "sums.npz"
-_PARTIAL, _LOCK = ".partial", ".lock"
+_LOCK = ".lock"
 _OWN = (
     SUMS,
     "held_out.npz",
@@ -29,8 +27,6 @@ _OWN = (
     "refitted.npz",
     "training.pt",
 )
-# What json and numpy raise of a file that is not whole.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RuntimeError)
 
 
 @contextmanager
@@ -42,7 +38,7 @@ def checkpoint_folder(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        found = [path for path in folder.iterdir() if path.name != _LOCK and not path.name.endswith(_PARTIAL)]
+        found = [path for path in folder.iterdir() if path.name != _LOCK and not path.name.endswith(PARTIAL)]
     except OSError as error:
         raise OutputError(
             f"{folder}: no folder for a checkpoint ({error.strerror or error}); give one that can be written"
@@ -104,40 +100,3 @@ def cleared(folder: Path) -> None:
     for pattern in _OWN:
         for path in folder.glob(pattern):
             path.unlink()
-
-
-@contextmanager
-def whole(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name only when it is whole; where durable, also after a loss of power.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); give a folder with room") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Read a file of a checkpoint in this block.
-
-    Raises:
-        CalibrationDataError: The block says that the file is damaged.
-    """
-    try:
-        yield
-    except _DAMAGE as error:
-        said = str(error).partition("\n")[0] or type(error).__name__
-        raise CalibrationDataError(
-            f"{path}: the checkpoint cannot be read ({said}); remove its folder and begin anew"
-        ) from error

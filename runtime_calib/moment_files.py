@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import write_array
 
-from rankfold.runtime_calib.checkpoint_folder import whole
 from rankfold.values import Moments
+from rankfold.whole_files import whole
 
 
 def store_moments(moments: Moments, folder: Path, name: str, *, durable: bool) -> Moments:

@@ -13,8 +13,9 @@ from checkpoint_examples import IDS, interrupted_after, options_for, write_model
 from rankfold.errors import OutputError
 from rankfold.pipeline import calibrate, compress
 from rankfold.runtime_calib import checkpoint
-from rankfold.runtime_calib.checkpoint_folder import checkpoint_folder, whole
+from rankfold.runtime_calib.checkpoint_folder import checkpoint_folder
 from rankfold.values import Feed
+from rankfold.whole_files import whole
 
 
 @pytest.fixture(scope="module")

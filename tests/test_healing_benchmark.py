@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from benchmarks import healing, healing_table, subjects
+from benchmarks import dinov2, healing, healing_table, subjects
 from benchmarks.common import outputs
 from benchmarks.intervals import mean_of, relative_l2
 from benchmarks.subjects import Scores, Subject
 from heal_examples import network, rows
+from onnx import helper
+from onnx_examples import gaussian
+from onnx_examples import run as onnx_run
 
 from rankfold import Options
 
@@ -86,6 +90,24 @@ def test_a_model_with_two_distances_has_two_lines() -> None:
         second
         == "| DINOv2 ViT-S/14, keep 0.25, distill, first 96 images | 1 |  |  |  |  |  | 0.0500 | 0.0200 | 60 % |  |  |"
     )
+
+
+def test_a_run_that_was_cut_off_has_no_minutes() -> None:
+    cut = run("vit", "distill", device="some GPU") | {"wall_minutes": None}
+    assert healing_table.table([cut]).endswith("| not measured, some GPU |")
+
+
+def test_the_class_row_comes_out_beside_the_tokens(tmp_path: Path) -> None:
+    shape = ["batch", 3, 384]
+    tensors = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", dinov2.FEATURE)]
+    node = helper.make_node("Identity", ["x"], [dinov2.FEATURE])
+    graph = helper.make_graph([node], "g", tensors[:1], tensors[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "b.onnx")
+    x = gaussian(2, 3, 384)
+    tokens, row = onnx_run(dinov2.with_class_row(tmp_path / "b.onnx", tmp_path), {"x": x})
+    assert np.array_equal(tokens, x)
+    assert np.array_equal(row, x[:, 0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.class_row.onnx", "b.onnx"]
 
 
 def test_the_frontier_takes_what_was_healed_without_labels() -> None:

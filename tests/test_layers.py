@@ -32,6 +32,7 @@ OWN_LINE = {
     "rankfold.projections": "values",
     "rankfold.windows": "values",
     "rankfold.errors": "errors",
+    "rankfold.whole_files": "errors",  # what every room needs
 }
 FOLDERS = ("passes", "runtime_calib", "training", "models", "tools")
 EVERYONE_MAY = {"rankfold.__version__"}

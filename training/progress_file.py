@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rankfold.errors import CalibrationDataError, OutputError
-
-# What torch raises of a file that is not whole, or not a training's.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError)
+from rankfold.whole_files import readable, whole
 
 
 @dataclass
@@ -58,17 +53,8 @@ def kept(file: Path | None, progress: Progress, resumed: Mapping[str, Any]) -> N
     if file is None:
         return
     content = {name: getattr(progress, name) for name in ("rate", "before", "loss", "best", "step", "since", "looks")}
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        with partial.open("wb") as opened:
-            torch.save({**content, "resumed": dict(resumed)}, opened)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(partial, file)
-    except OSError as error:
-        raise OutputError(f"{file}: cannot be written ({error.strerror or error}); give a folder with room") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(file) as opened:
+        torch.save({**content, "resumed": dict(resumed)}, opened)
 
 
 def restored(file: Path | None) -> Progress | None:
@@ -79,10 +65,5 @@ def restored(file: Path | None) -> Progress | None:
     """
     if file is None or not file.is_file():
         return None
-    try:
+    with readable(file):
         return Progress(**torch.load(file, weights_only=True))
-    except _DAMAGE as error:
-        said = str(error).partition("\n")[0] or type(error).__name__
-        raise CalibrationDataError(
-            f"{file}: the checkpoint cannot be read ({said}); remove its folder and begin anew"
-        ) from error

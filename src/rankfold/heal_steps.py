@@ -18,9 +18,9 @@ from rankfold.passes.refit_sites import find_refit_sites
 from rankfold.passes.replaced import can_hold
 from rankfold.passes.residuals import residual_sums
 from rankfold.refit import refit
-from rankfold.runtime_calib.checkpoint_folder import readable, whole
 from rankfold.runtime_calib.sessions import run_outputs
 from rankfold.values import Skipped
+from rankfold.whole_files import readable, whole
 
 Array = NDArray[np.generic]
 

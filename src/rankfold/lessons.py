@@ -45,8 +45,8 @@ class Training:
     file: Path | None = None
 
 
-def check_torch(candidate: Model | None, healable: Healable, provider: Provider) -> None:
-    """Check before any work that a model can be trained; without a model, that torch is there.
+def check_torch(model: Model, healable: Healable, provider: Provider) -> None:
+    """Check before any work that a model can be trained.
 
     Raises:
         RuntimeUnavailableError: torch is not there, or sees no GPU where one is asked for.
@@ -63,10 +63,8 @@ def check_torch(candidate: Model | None, healable: Healable, provider: Provider)
             " `pip install 'rankfold[torch]'`, or heal with refit alone"
         ) from error
     _check_device(provider)
-    if candidate is None:
-        return
-    weights = widened_arrays(outside_weights(candidate))
-    build(widened(candidate.proto), weights=weights, trainable=healable.names)
+    weights = widened_arrays(outside_weights(model))
+    build(widened(model.proto), weights=weights, trainable=healable.names)
 
 
 def _check_device(provider: Provider) -> None:
