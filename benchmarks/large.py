@@ -94,7 +94,8 @@ def run(folder: Path, shape: Shape, *, memory: str | None) -> dict[str, Any]:
 def watch(command: Sequence[str], stdout: int) -> Watched:
     """Run a command to its end and return what it and its children took."""
     begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=stdout)
+    # What Python keeps of the modules that it compiles at a first start is none of the command's data.
+    process = subprocess.Popen(command, stdout=stdout, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
     peak, written = 0, 0
     while process.poll() is None:
         family = [process.pid, *_children(process.pid)]
