@@ -1,16 +1,18 @@
-"""What of a folded model can be healed: its factors, its biases and the scales and shifts of its norms."""
+"""What of a folded model can be healed: factors, weights that were left dense, biases, scales and shifts of norms."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from onnx import NodeProto, TensorProto
 
+from rankfold.passes.constants import TRACED
 from rankfold.passes.graph_index import GraphIndex, index_graph
 from rankfold.passes.metadata import read_pairs
 from rankfold.passes.model_file import Model
+from rankfold.passes.sites import find_sites
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "FusedMatMul", "FusedGemm"})
@@ -43,21 +45,28 @@ class Healable:
     Attributes:
         factors: Those of the recorded pairs.
         others: Biases, and scales and shifts of norms, in file order.
+        dense: Weights of layers that could have been folded and were not, in graph order. They are trained alone:
+            in closed form there is nothing to gain, since what they make of the original's input is the original's.
     """
 
     factors: tuple[str, ...]
     others: tuple[str, ...]
+    dense: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return all of them."""
-        return (*self.factors, *self.others)
+        return (*self.factors, *self.others, *self.dense)
 
 
-def find_healable(model: Model) -> Healable:
+def find_healable(model: Model, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Healable:
     """Return what may be healed of a model; nothing where no pairs are recorded.
 
     Constants that a caller may override, that nested graphs read, or that also serve as something else are left alone.
+
+    Args:
+        model: The model.
+        include, exclude: Patterns, as for a compression: weights that they put out of its reach are left as they are.
     """
     index = index_graph(model.proto)
     pairs = read_pairs(model)
@@ -66,7 +75,11 @@ def find_healable(model: Model) -> Healable:
         return Healable((), ())
     served = {name for node in index.nodes for name in _serving(index, node)}
     others = tuple(name for name in index.initializers if name in served and name not in factors)
-    return Healable(tuple(factors), tuple(name for name in others if _serves_only(index, name)))
+    sites = find_sites(model, include=include, exclude=exclude).sites
+    left = dict.fromkeys(site.weight.root for site in sites)
+    multiply = frozenset(use.node for site in sites for use in site.uses)
+    dense = (name for name in left if is_constant_float(index, name) and _weighs_only(index, name, multiply))
+    return Healable(tuple(factors), tuple(name for name in others if _serves_only(index, name)), tuple(dense))
 
 
 def is_constant_float(index: GraphIndex, name: str) -> bool:
@@ -101,3 +114,15 @@ def _made_by(index: GraphIndex, tensor: str) -> str:
 
 def _serves_only(index: GraphIndex, name: str) -> bool:
     return all(name in set(_serving(index, index.nodes[place])) for place in index.readers[name])
+
+
+def _weighs_only(index: GraphIndex, tensor: str, multiply: frozenset[int]) -> bool:
+    """Return whether all that reads a weight, behind transposes and the like as well, are those nodes."""
+    if tensor in index.pinned:
+        return False
+    readers = index.readers.get(tensor, ())
+    return all(place in multiply or _carries_only(index, index.nodes[place], multiply) for place in readers)
+
+
+def _carries_only(index: GraphIndex, node: NodeProto, multiply: frozenset[int]) -> bool:
+    return node.op_type in TRACED and all(_weighs_only(index, name, multiply) for name in node.output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -124,9 +124,17 @@ def plan_of(model: Model, scan: Scan, rank: int | None, *, pivoted: bool = False
     return RankPlan(model.digest, "by hand", scan.fixed_parameters, scan.fixed_dense_parameters, tuple(lines))
 
 
-def folded(model: Model, feed: Feed, rank: int | None, *, target: str = "folded.onnx", pivoted: bool = False) -> Path:
+def folded(
+    model: Model,
+    feed: Feed,
+    rank: int | None,
+    *,
+    target: str = "folded.onnx",
+    pivoted: bool = False,
+    exclude: Sequence[str] = (),
+) -> Path:
     """Fold every site at one rank on the rows of one batch, write the result and return where it lies."""
-    scan = find_sites(model)
+    scan = find_sites(model, exclude=exclude)
     moments = collected(model, scan, feed)
     spectra = {site.name: site_basis(model, scan, site, moments) for site in scan.sites}
     path = model.path.parent / target

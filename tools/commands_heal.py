@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,7 @@ def heal_command(
     out: Annotated[Path, Parameter(name="-o")],
     how: How = "refit",
     passes: Annotated[int, Parameter(validator=is_positive)] = PASSES,
+    exclude: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     max_error: Annotated[float | None, Parameter(validator=is_not_negative)] = None,
     choice: OutputChoice = _ALL_OUTPUTS,
     calibration: CalibrationOptions = _CALIBRATION,
@@ -55,11 +57,15 @@ def heal_command(
         how: refit: factors and biases in closed form; distill: then trained toward the original's outputs; finetune:
             then trained on `labels` too. The last two need torch.
         passes: Passes over the data while training, at most.
+        exclude: Leave a weight that matches this pattern (*, ?, [abc]) as it is, by node name, operator or weight
+            name, where it was not folded: training changes weights of layers that were left dense, too. May be given
+            again.
         max_error: Largest relative L2 error allowed of any compared output; exit 1 when exceeded.
     """
     note_output_folder(out.parent)
     with shown_progress(quiet=show.quiet) as progress:
-        options = stage_options(run=run, calibration=calibration, choice=choice, progress=progress)
+        stated = stage_options(run=run, calibration=calibration, choice=choice, progress=progress)
+        options = replace(stated, exclude=exclude)
         healed = heal(base, candidate, data, how=how, output=out, passes=passes, options=options)
     limits = error_limit(healed.after, max_error)
     if show.json:

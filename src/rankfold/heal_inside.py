@@ -58,7 +58,7 @@ def heal_inside(base: Model, place: Path, data: DataLike, work: Path, options: O
     if how == "none":
         return None
     candidate = load_model(place)
-    healable = check_pair(base, candidate)
+    healable = check_pair(base, candidate, options)
     if how != "refit":
         check_torch(candidate, healable, options.provider)
     folder, fresh = work / "healing", place.parent / "healed"

@@ -22,9 +22,11 @@ from rankfold.memory import runs_lean
 from rankfold.opening import with_outputs
 from rankfold.options import Options, check_options
 from rankfold.passes.graph_checks import check_measurable
+from rankfold.passes.graph_index import index_graph
 from rankfold.passes.healable import Healable, find_healable
 from rankfold.passes.model_file import Model, input_specs, load_model, output_names
 from rankfold.passes.replaced import changed_by, with_values
+from rankfold.passes.selection import unmatched
 from rankfold.passes.write_model import check_no_input, check_writable, staged, write_model
 from rankfold.reading import data_fingerprint, readable_again, told_by_files
 from rankfold.runtime_calib.checkpoint import Run as KeptRun
@@ -59,11 +61,13 @@ def heal(
         base: The original ONNX file.
         candidate: What rankfold made of it.
         data: Samples, as for `compress`; with `labels` for fine-tuning. A part is held out, to choose and to report.
-        how: `refit` fits factors and biases in closed form; `distill` then trains them, with the norms, toward the
-            original's outputs; `finetune` trains on labels as well. The last two need torch.
+        how: `refit` fits factors and biases in closed form; `distill` then trains them, with the norms and the weights
+            that were left dense, toward the original's outputs; `finetune` trains on labels as well. The last two
+            need torch.
         output: Where the result goes; by default beside the candidate, `NAME.healed.onnx`.
         passes: Over the data while training.
-        options: Batch size, seed, mask, provider, share held out, memory, checkpoint and progress.
+        options: Batch size, seed, mask, provider, share held out, memory, checkpoint and progress; `include` and
+            `exclude` as for the compression: what they put out of its reach stays as it is, where it was not folded.
 
     Raises:
         RankfoldError: One of its children, with what to do; nothing is written then.
@@ -108,7 +112,9 @@ def _checked(models: tuple[Model, Model], data: DataLike, how: How, options: Opt
     base, candidate = models
     check_measurable(base.path, base.proto)
     check_mask_input(base, options.mask)
-    healable = check_pair(base, candidate)
+    if unknown := unmatched(index_graph(base.proto), options.exclude):
+        raise OptionsError(f"{base.path}: {unknown[0]!r} matches no node, operator or weight; mend the pattern")
+    healable = check_pair(base, candidate, options)
     if how == "finetune":
         check_labelled(base, data)
     if how != "refit":
@@ -116,7 +122,7 @@ def _checked(models: tuple[Model, Model], data: DataLike, how: How, options: Opt
     return healable
 
 
-def check_pair(base: Model, candidate: Model) -> Healable:
+def check_pair(base: Model, candidate: Model, options: Options) -> Healable:
     """Return what can be healed.
 
     Raises:
@@ -126,7 +132,7 @@ def check_pair(base: Model, candidate: Model) -> Healable:
         raise ModelError(
             f"{candidate.path}: its inputs and outputs are not those of {base.path}; give the model that it was made of"
         )
-    found = find_healable(candidate)
+    found = find_healable(candidate, include=options.include, exclude=options.exclude)
     if not found.factors:
         raise ModelError(
             f"{candidate.path}: no folds are recorded in its metadata; give a model that `rankfold compress` wrote"
@@ -151,7 +157,7 @@ def _fingerprint(
     models: tuple[Model, Model], data: DataLike, course: tuple[str, int], options: Options
 ) -> dict[str, str]:
     """Return what decides the result, by name."""
-    settings = ("batch_size", "holdout", "seed", "mask", "provider", "outputs")
+    settings = ("batch_size", "holdout", "seed", "mask", "provider", "outputs", "include", "exclude")
     return {
         "original": models[0].digest,
         "candidate": models[1].digest,
